@@ -1,0 +1,219 @@
+"""Training, which is also fine-tuning: AdamW, one cosine, checkpoints, weights as safetensors.
+
+    python -m thesis_lib.data.training            # both embedded CNNs, about an hour on 2 cores
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from tqdm.auto import tqdm
+
+from thesis_lib.classifier import IMAGENET_MEAN, IMAGENET_STD
+from thesis_lib.data import glyphs
+from thesis_lib.data.models import WEIGHTS, vgg19_glyphs
+
+
+def batches(pixels, labels, batch, sizes, rng, device="cpu"):
+    """One epoch in random order: normalised images and labels. Each batch is resized to a random
+    one of `sizes` (the scale jitter of VGG's training) and half of the pictures are mirrored."""
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    order = rng.permutation(len(pixels))
+    for start in range(0, len(order) - batch + 1, batch):
+        index = np.sort(order[start : start + batch])
+        images = torch.from_numpy(pixels[index]).to(device).float() / 255
+        size = int(rng.choice(sizes))
+        if size != images.shape[-1]:
+            images = F.interpolate(images, size=(size, size), mode="area")
+        mirrored = torch.from_numpy(rng.random(len(index)) < 0.5).to(device)
+        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+        images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        yield images, torch.from_numpy(labels[index]).to(device)
+
+
+def loss_of(logits, labels, multi_label):
+    """Binary cross-entropy summed over classes, or cross-entropy with label smoothing 0.05."""
+    if multi_label:
+        return F.binary_cross_entropy_with_logits(logits, labels.float()) * labels.shape[1]
+    return F.cross_entropy(logits, labels.float().argmax(1), label_smoothing=0.05)
+
+
+def train(
+    network, pixels, labels, *, epochs, batch=64, rate=4e-3, sizes=(224,), decay=0.05,
+    multi_label=False, checkpoint=None, seed=0, device="cpu", held_out=None,
+):  # fmt: skip
+    """Trains `network` in place and returns its curve.
+
+    Args:
+        network: maps (N, 3, H, W) normalised images to (N, C) logits.
+        pixels: (M, 3, H, W) uint8. labels: (M, C) bool, one True a row unless `multi_label`.
+        epochs, batch, rate, decay: AdamW with one cosine down to zero and 100 warm-up steps.
+        sizes: the side lengths in pixels that a batch may be resized to.
+        checkpoint: a file that is written after every epoch; if it is there, training goes on
+            from it.
+        held_out: (pixels, labels) to measure after every epoch.
+
+    Returns:
+        a list of dicts, one an epoch: epoch, loss, seconds, and score (top-1 or mean average
+        precision of `held_out`).
+    """
+    network.to(device, memory_format=torch.channels_last).train()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
+    steps = max(1, len(pixels) // batch) * epochs
+    warm_up = min(100, steps // 10 + 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda s: min(1, (s + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * s / steps)),
+    )
+    curve = []
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        curve = state["curve"]
+    for epoch in range(len(curve), epochs):
+        start, total, seen = time.time(), 0.0, 0
+        torch.manual_seed(seed * 1000 + epoch)  # dropout; an epoch is the same after a restart
+        rng = np.random.default_rng([seed, epoch])
+        bar = tqdm(
+            batches(pixels, labels, batch, sizes, rng, device),
+            f"epoch {epoch + 1}/{epochs}", total=len(pixels) // batch, leave=False,
+        )  # fmt: skip
+        for images, target in bar:
+            loss = loss_of(network(images), target, multi_label)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            total, seen = total + loss.detach() * len(images), seen + len(images)
+        curve.append({"epoch": epoch + 1, "loss": float(total) / seen})
+        if held_out is not None:
+            logits = predict(network, held_out[0], device=device)
+            measure = mean_average_precision if multi_label else top_1
+            curve[-1]["score"] = measure(logits, held_out[1])
+            network.train()
+        curve[-1]["seconds"] = round(time.time() - start, 1)
+        print(json.dumps(curve[-1]), flush=True)
+        if checkpoint is not None:
+            state = {
+                "network": network.state_dict(), "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(), "curve": curve,
+            }  # fmt: skip
+            torch.save(state, f"{checkpoint}.new")
+            Path(f"{checkpoint}.new").replace(checkpoint)
+    network.eval()
+    return curve
+
+
+@torch.inference_mode()
+def predict(network, pixels, batch=16, device="cpu"):
+    """Logits (M, C) as a numpy array, of uint8 pixels (M, 3, H, W), the network in eval mode."""
+    network.eval()
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    out = []
+    for start in range(0, len(pixels), batch):
+        images = torch.from_numpy(pixels[start : start + batch]).to(device).float() / 255
+        images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+        out.append(network(images).float().cpu())
+    return torch.cat(out).numpy()
+
+
+def top_1(logits, labels):
+    """Share of pictures whose strongest logit is the class of the picture."""
+    return float((logits.argmax(1) == labels.argmax(1)).mean())
+
+
+def mean_average_precision(logits, labels):
+    """Area under each class's precision-recall steps, averaged over the classes that occur."""
+    precisions = []
+    for scores, truth in zip(logits.T, labels.T, strict=True):
+        if truth.any():
+            hits = truth[np.argsort(-scores, kind="stable")]
+            precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+            precisions.append(precision[hits].mean())
+    return float(np.mean(precisions))
+
+
+def fold_batch_norm(network):
+    """A copy of a `vgg19_glyphs(batch_norm=True)` with every batch norm folded into the
+    convolution before it, so that its layers are numbered as VGG19's own. Exact in eval mode."""
+    source = copy.deepcopy(network).eval()
+    plain = vgg19_glyphs(hidden=source.hidden)
+    folded, modules = [], list(source.features)
+    for module, following in zip(modules, modules[1:] + [None], strict=True):
+        if isinstance(module, nn.Conv2d):
+            module = fuse_conv_bn_eval(module, following)
+        if not isinstance(module, nn.BatchNorm2d):
+            folded.append(module)
+    plain.features.load_state_dict(nn.Sequential(*folded).state_dict())
+    plain.classifier.load_state_dict(source.classifier.state_dict())
+    return plain
+
+
+def save_weights(network, path, **facts):
+    """safetensors, with what a reader of the file needs in its metadata: architecture, categories,
+    activation ("softmax" or "sigmoid")."""
+    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(tensors, str(path), {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
+
+
+def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=0):
+    """Both embedded CNNs from nothing; about an hour on 2 cores. Checkpoints go to `folder`.
+
+    1. features with a pooled linear head at 96 and 112 pixels (VGG's own head does not start);
+    2. VGG's 7x7 head behind them, at 160 to 256 pixels;
+    3. batch norm folded in, saved; 4. the same network fine-tuned on scenes, one logit a class.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out = glyphs.training_arrays(600, seed, "validation")
+    pixels, labels = glyphs.training_arrays(pictures, seed)
+    torch.manual_seed(seed)
+    network = vgg19_glyphs(batch_norm=True)
+    head = network.classifier
+    pooled = nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20))
+    curves = {}
+    curves["pooled head"] = train(
+        pooled, pixels, labels, epochs=10, sizes=(96, 112), seed=seed,
+        checkpoint=folder / "1.pt", held_out=held_out,
+    )  # fmt: skip
+    curves["7x7 head"] = train(
+        network, pixels, labels, epochs=5, rate=1e-3, sizes=(160, 192, 224, 256), seed=seed + 1,
+        checkpoint=folder / "2.pt", held_out=held_out,
+    )  # fmt: skip
+    assert network.classifier is head
+    facts = {"architecture": "vgg19_glyphs", "categories": list(glyphs.CLASSES)}
+    save_weights(
+        fold_batch_norm(network), weights / "vgg19_glyphs.safetensors", activation="softmax", **facts
+    )
+    del pixels, labels
+    held_out = glyphs.training_arrays(600, seed, "validation", objects=3)
+    pixels, labels = glyphs.training_arrays(scenes, seed, objects=3)
+    curves["scenes"] = train(
+        network, pixels, labels, epochs=6, rate=1e-3, sizes=(160, 192, 224, 256), seed=seed + 2,
+        multi_label=True, checkpoint=folder / "3.pt", held_out=held_out,
+    )  # fmt: skip
+    save_weights(
+        fold_batch_norm(network), weights / "vgg19_glyphs_scenes.safetensors",
+        activation="sigmoid", **facts,
+    )  # fmt: skip
+    (weights / "training.json").write_text(json.dumps(curves, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoints", default="_build/training", help="folder for checkpoints")
+    train_embedded(parser.parse_args().checkpoints)
