@@ -151,11 +151,11 @@ def _save_indexed(values, path):
 
 
 def write_imagenet(root, count, seed=0, split="test"):
-    """Single-object pictures as ILSVRC2012's validation set with one folder a class, and their
-    pixel masks beside them in `masks/`."""
+    """Single-object pictures as ILSVRC2012's validation set with one folder a class (numbered, so
+    that sorted folders are class indices), and their pixel masks beside them in `masks/`."""
     for i in range(count):
         pixels, (label,), (mask,) = draw(seed, split, i)
-        name = f"{list(CLASSES)[label]}/ILSVRC2012_val_{i + 1:08d}"
+        name = f"{label:02d}_{list(CLASSES)[label]}/ILSVRC2012_val_{i + 1:08d}"
         _save_jpeg(pixels, root / "ILSVRC2012/val" / f"{name}.JPEG")
         _save_indexed(mask.astype(np.uint8), root / "ILSVRC2012/masks" / f"{name}.png")
 

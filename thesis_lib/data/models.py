@@ -1,5 +1,6 @@
 """Networks by name: the two embedded ones, and every classifier that torchvision has."""
 
+import difflib
 import json
 from collections import OrderedDict
 from pathlib import Path
@@ -40,3 +41,106 @@ def vgg19_glyphs(classes=20, batch_norm=False, hidden=128):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
     return network
+
+
+EMBEDDED = {
+    "vgg19_glyphs": vgg19_glyphs,  # one pictograph in a picture, softmax
+    "vgg19_glyphs_scenes": vgg19_glyphs,  # one to three, multi-label, sigmoid
+}
+
+
+def read_weights(path):
+    """A state dict (float32, on the CPU) and the file's metadata, without executing any pickle.
+
+    Raises:
+        FileNotFoundError: nothing at `path`.
+        ValueError: another format, a pickle that holds more than tensors, NaN or infinite weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pt file")
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}
+            facts = file.metadata() or {}
+    elif path.suffix in (".pt", ".pth"):
+        try:
+            state, facts = torch.load(path, map_location="cpu", weights_only=True), {}
+        except Exception as error:  # UnpicklingError for code, others for a damaged file
+            raise ValueError(
+                f"{path.name} cannot be read as plain tensors, and code in weights is never run: "
+                "save network.state_dict() alone, or as .safetensors"
+            ) from error
+    else:
+        raise ValueError(f"weights must be .safetensors, .pt or .pth, not {path.name}")
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+    if bad:
+        raise ValueError(f"{path.name} holds NaN or infinite values in {', '.join(bad[:3])}")
+    return state, facts
+
+
+def _build(name, weights, classes=None):
+    """The bare network, with `classes` outputs if given."""
+    if name in EMBEDDED:
+        return EMBEDDED[name](**({} if classes is None else {"classes": classes}))
+    options = {} if classes is None else {"num_classes": classes}
+    try:
+        return torchvision.models.get_model(name, weights=weights, **options)
+    except OSError as error:  # URLError when torchvision's cache misses and there is no network
+        raise FileNotFoundError(
+            f"the ImageNet weights of {name} are neither in torchvision's cache nor to be "
+            'downloaded now; pass weights="random" or the path of a .safetensors or .pt file'
+        ) from error
+
+
+def load_classifier(name, weights=None, layer=None, device=None):
+    """F of the thesis: a trained network, ready to be explained.
+
+    Args:
+        name: "vgg19_glyphs", "vgg19_glyphs_scenes" (both embedded), or any classifier of
+            torchvision, such as "vgg19" or "resnet50".
+        weights: None for the embedded weights, or torchvision's DEFAULT ones from its cache;
+            "random" for untrained ones (seeded); or the path of a .safetensors or .pt file. A
+            file's own number of classes is used.
+        layer: the explained layer, such as "features.35"; None finds the last spatial one.
+        device: None for CUDA where there is one, else the CPU.
+
+    Returns:
+        a Classifier in eval mode with frozen parameters, in channels_last layout.
+
+    Raises:
+        ValueError: unknown name, weights of another network, NaN weights, a pickle with code.
+        FileNotFoundError: no such file; or not in torchvision's cache, and no network.
+    """
+    zoo = torchvision.models.list_models(module=torchvision.models)
+    if name not in EMBEDDED and name not in zoo:
+        close = difflib.get_close_matches(name, [*EMBEDDED, *zoo])
+        hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models"
+        raise ValueError(f"no network is called {name!r}; {hint}")
+    facts = {}
+    if weights is None and name in EMBEDDED:
+        weights = WEIGHTS / f"{name}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if weights is None or weights == "random":
+            network = _build(name, None if weights else "DEFAULT")
+        else:
+            state, facts = read_weights(weights)
+            network = _build(name, None)
+            head = list(network.state_dict())[-1]  # torchvision puts the classifier last
+            if head in state and len(state[head]) != len(network.state_dict()[head]):
+                network = _build(name, None, classes=len(state[head]))
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(f"{weights} does not fit {name}: {error}") from error
+    categories = json.loads(facts["categories"]) if "categories" in facts else None
+    if categories is None and name in zoo:
+        categories = torchvision.models.get_model_weights(name).DEFAULT.meta["categories"]
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return Classifier(
+        network, layer=layer, name=name, categories=categories,
+        activation=facts.get("activation", "softmax"),
+    )  # fmt: skip
