@@ -61,7 +61,8 @@ def train(
         sizes: the side lengths in pixels that a batch may be resized to.
         checkpoint: a file that is written after every epoch; if it is there, training goes on
             from it.
-        held_out: (pixels, labels) to measure after every epoch.
+        held_out: (pixels, labels) to measure after every epoch, at the largest of `sizes` up to
+            their own.
 
     Returns:
         a list of dicts, one an epoch: epoch, loss, seconds, and score (top-1 or mean average
@@ -100,7 +101,8 @@ def train(
             total, seen = total + loss.detach() * len(images), seen + len(images)
         curve.append({"epoch": epoch + 1, "loss": float(total) / seen})
         if held_out is not None:
-            logits = predict(network, held_out[0], device=device)
+            size = min(max(sizes), held_out[0].shape[-1])
+            logits = predict(network, held_out[0], size, device=device)
             measure = mean_average_precision if multi_label else top_1
             curve[-1]["score"] = measure(logits, held_out[1])
             network.train()
@@ -118,14 +120,16 @@ def train(
 
 
 @torch.inference_mode()
-def predict(network, pixels, batch=16, device="cpu"):
-    """Logits (M, C) as a numpy array, of uint8 pixels (M, 3, H, W), the network in eval mode."""
+def predict(network, pixels, size=224, batch=16, device="cpu"):
+    """Logits (M, C) as a numpy array, of uint8 pixels (M, 3, H, W) resized to `size`, the network
+    in eval mode."""
     network.eval()
     mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
     out = []
     for start in range(0, len(pixels), batch):
         images = torch.from_numpy(pixels[start : start + batch]).to(device).float() / 255
+        images = F.interpolate(images, size=(size, size), mode="area")
         images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
         out.append(network(images).float().cpu())
     return torch.cat(out).numpy()
