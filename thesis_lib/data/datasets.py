@@ -201,3 +201,19 @@ def glyphs(part="singles", root=GLYPHS):
         raise ValueError(f'part is "singles", "scenes" or "scenes_coco", not {part!r}')
     dataset.categories = list(CLASSES)
     return dataset
+
+
+def open_dataset(name, root=""):
+    """A dataset by name, for parameter files: "glyphs", "glyphs_scenes", "glyphs_scenes_coco"
+    (embedded, `root` unused), "imagenet", "voc2007", "coco2014" or "folder" under `root`."""
+    embedded = {
+        "glyphs": "singles", "glyphs_scenes": "scenes", "glyphs_scenes_coco": "scenes_coco",
+    }  # fmt: skip
+    readers = {"imagenet": ImageNet, "voc2007": VOC2007, "coco2014": COCO2014, "folder": Folder}
+    if name in embedded:
+        return glyphs(embedded[name])
+    if name not in readers:
+        raise ValueError(f"no dataset is called {name!r}: {', '.join([*embedded, *readers])}")
+    if not root:
+        raise ValueError(f"{name} needs root, the folder it was unpacked to (see data/README.md)")
+    return readers[name](root)
