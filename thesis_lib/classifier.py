@@ -1,0 +1,339 @@
+"""F: a network and its explained layer. Scores, features, and gradients in one forward pass."""
+
+import copy
+from collections import Counter
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from thesis_lib.kernels import count
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_NOT_EXPLAINED = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.modules.dropout._DropoutNd,
+    nn.Identity,
+    nn.Flatten,
+)
+
+
+class Classifier:
+    """A network that maps images (N, 3, H, W), normalised, to logits (N, C).
+
+    The network is explained in eval mode and comes back as it was given: parameters,
+    requires_grad, hooks and the mode of each module. Frozen networks, no_grad and
+    inference_mode are fine.
+
+    layer: name of the explained layer; None finds it (`find_layer`).
+    activation: "softmax", or "sigmoid" for a multi-label network.
+    mean, std: of the pixels, for `normalise`.
+    batch: images of up to 224 x 224 pixels in a forward pass, larger ones in proportion fewer.
+    None: 16 on the CPU, where larger passes are slower, 128 elsewhere.
+
+        clf = Classifier(torchvision.models.vgg19(weights="DEFAULT"))
+        features, gradients, logits, classes = clf.features_and_gradients(images)
+    """
+
+    def __init__(
+        self, network, layer=None, name="", categories=None,
+        mean=IMAGENET_MEAN, std=IMAGENET_STD, activation="softmax", batch=None,
+    ):  # fmt: skip
+        if activation not in ("softmax", "sigmoid"):
+            raise ValueError(f'activation is "softmax" or "sigmoid", not {activation!r}')
+        if batch is not None and batch < 1:
+            raise ValueError(f"batch is the number of images in a pass, at least 1, not {batch}")
+        self.network, self.name, self.categories = network, name, categories
+        self.mean, self.std, self.activation, self._batch = mean, std, activation, batch
+        # Measured: convolutions on the CPU are 3 to 4 times faster in channels_last.
+        convolutional = any(isinstance(m, nn.Conv2d) for m in network.modules())
+        self._format = torch.channels_last if convolutional else torch.contiguous_format
+        self.layer = find_layer(network) if layer is None else layer
+        names = [n for n, _ in network.named_modules() if n]
+        if self.layer not in names:
+            raise ValueError(
+                f"the network has no layer {layer!r}; its last ones are {', '.join(names[-12:])}"
+            )
+
+    def __repr__(self):
+        return f"Classifier({self.name or type(self.network).__name__}, layer={self.layer!r})"
+
+    @property
+    def _parameter(self):
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+
+    @property
+    def device(self):
+        return self._parameter.device
+
+    @property
+    def dtype(self):
+        return self._parameter.dtype
+
+    @property
+    def batch(self):
+        return self._batch or (16 if self.device.type == "cpu" else 128)
+
+    def with_batch(self, batch):
+        """The same classifier, the same network, with another `batch`."""
+        other = copy.copy(self)
+        if batch < 1:
+            raise ValueError(f"batch is the number of images in a pass, at least 1, not {batch}")
+        other._batch = batch
+        return other
+
+    def normalise(self, pixels):
+        """Pixels (N, 3, H, W) in [0, 1] to what the network takes."""
+        return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
+
+    def denormalise(self, images):
+        """The inverse of `normalise`."""
+        return images * self._channels(self.std, images) + self._channels(self.mean, images)
+
+    @staticmethod
+    def _channels(values, like):
+        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+    def prepare(self, images):
+        """Images checked, on the network's device and in its float type."""
+        if not torch.is_tensor(images) or images.ndim != 4 or not images.is_floating_point():
+            raise ValueError(
+                "images are a float tensor (N, channels, H, W), as `normalise` returns; not "
+                + (f"{tuple(images.shape)} {images.dtype}" if torch.is_tensor(images)
+                   else type(images).__name__)
+            )  # fmt: skip
+        if images.numel() == 0:
+            raise ValueError(f"there are no images in a tensor of shape {tuple(images.shape)}")
+        images = images.detach().to(self.device, self.dtype)
+        if images.is_inference():  # autograd refuses what the caller's inference_mode made
+            with torch.inference_mode(False):
+                images = images.clone()
+        return images
+
+    def targets(self, classes, n):
+        """classes as int64 (n,) on the network's device; None stays None, the predicted ones."""
+        if classes is None:
+            return None
+        classes = torch.as_tensor(classes, device=self.device)
+        if classes.is_floating_point() or classes.dtype == torch.bool or classes.ndim > 1:
+            raise TypeError("classes are None, one class index or one index for each image")
+        if classes.ndim == 1 and len(classes) != n:
+            raise ValueError(f"{len(classes)} classes for {n} images")
+        return classes.long().expand(n)
+
+    def logits(self, images):
+        """F before the activation: (N, 3, H, W) -> (N, C)."""
+        images = self.prepare(images)
+        with torch.inference_mode():
+            logits = [self._forward(part) for part in self._passes(images)]
+        return _finite(torch.cat(logits))  # outside: an ordinary tensor again
+
+    def probabilities(self, images):
+        """Softmax (or sigmoid) of the logits: (N, 3, H, W) -> (N, C)."""
+        return self._activate(self.logits(images))
+
+    def predict(self, images):
+        """The class of the largest logit: (N, 3, H, W) -> (N,)."""
+        return self.logits(images).argmax(1)
+
+    def scores(self, images, classes, score="logit"):
+        """F_c: the logit or probability of one class (N,) of each image -> (N,).
+
+        For the inner loops: no check of the classes or the logits (each would wait for the GPU).
+        """
+        with torch.inference_mode():
+            logits = [self._forward(part) for part in self._passes(images)]
+        return self._score(torch.cat(logits), classes, score)
+
+    def features(self, images):
+        """Features A (N, K, h, w) of the explained layer, and the logits (N, C)."""
+        found = []
+
+        def keep(output):
+            found.append(output.clone())  # layers behind may work in place
+            return output
+
+        with torch.inference_mode():
+            logits = [self._forward(part, keep) for part in self._passes(self.prepare(images))]
+        return torch.cat(found).contiguous(), _finite(torch.cat(logits))
+
+    def features_and_gradients(self, images, classes=None, score="logit"):
+        """Features A and gradients G = dF_c/dA of the explained layer (equation 3-1).
+
+        One forward pass. The graph starts at the explained layer, so only the layers behind it
+        are differentiated, and no parameter gets a gradient.
+
+        classes: None (the predicted ones), one index, or (N,) indices.
+        score: F_c is the "logit" or the "probability" of the class.
+        Returns features (N, K, h, w), gradients (N, K, h, w), logits (N, C), classes (N,).
+        """
+        images = self.prepare(images)
+        classes = self.targets(classes, len(images))
+        parts = self._passes(images)
+        if classes is None:
+            targets = [None] * len(parts)
+        else:
+            targets = classes.split(len(parts[0]))
+        with torch.inference_mode(False), torch.no_grad():
+            results = [
+                self._differentiate(p, t, score) for p, t in zip(parts, targets, strict=True)
+            ]
+        return tuple(map(torch.cat, zip(*results, strict=True)))
+
+    def _differentiate(self, images, targets, score):
+        """`features_and_gradients` of one pass."""
+        leaf = None
+
+        def cut(output):
+            nonlocal leaf
+            leaf = output.detach().requires_grad_()
+            torch.set_grad_enabled(True)  # from here on; `_forward` sets it back
+            return leaf.clone()  # layers behind may work in place: not on the leaf
+
+        logits = _finite(self._forward(images, cut))
+        classes = _in_range(targets, logits)
+        with torch.enable_grad():
+            total = self._score(logits, classes, score).sum()
+        gradients = None
+        if total.requires_grad:
+            (gradients,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        if gradients is None:
+            raise ValueError(f"the scores do not depend on layer {self.layer!r}: name another")
+        return leaf.detach().contiguous(), gradients.contiguous(), logits.detach(), classes
+
+    def _passes(self, images):
+        """Images in parts of one forward pass each."""
+        pixels = images.shape[-2] * images.shape[-1]
+        return images.split(max(1, min(self.batch, self.batch * 224 * 224 // pixels)))
+
+    def _forward(self, images, hook=None):
+        """One pass in eval mode; hook: output of the explained layer -> its replacement."""
+        count("forward images", len(images))
+        with (
+            _eval_mode(self.network),
+            self._hooked(hook),
+            torch.set_grad_enabled(torch.is_grad_enabled()),  # only to restore it
+        ):
+            try:
+                return self.network(images.contiguous(memory_format=self._format))
+            except RuntimeError as error:
+                # A `view` in the network may want the plain order of pixels: once, try that.
+                if self._format != torch.channels_last or "view size" not in str(error):
+                    raise
+        self._format = torch.contiguous_format
+        return self._forward(images, hook)
+
+    @contextmanager
+    def _hooked(self, hook):
+        calls = 0
+
+        def replace(module, args, output):
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise ValueError(f"layer {self.layer!r} runs more than once in a pass: name another")
+            if not torch.is_tensor(output) or output.ndim != 4:
+                raise ValueError(f"layer {self.layer!r} gives no feature maps (N, K, h, w)")
+            return hook(output)
+
+        if hook is None:
+            yield
+            return
+        with self.network.get_submodule(self.layer).register_forward_hook(replace):
+            yield
+        if calls == 0:
+            raise ValueError(f"layer {self.layer!r} does not run in a forward pass: name another")
+
+    def _activate(self, logits):
+        return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
+
+    def _score(self, logits, classes, score):
+        if score not in ("logit", "probability"):
+            raise ValueError(f'score is "logit" or "probability", not {score!r}')
+        scores = self._activate(logits) if score == "probability" else logits
+        return scores.gather(1, classes[:, None])[:, 0]
+
+
+@contextmanager
+def _eval_mode(network):
+    """Eval mode inside; afterwards each module is back in its own mode."""
+    # The flags directly: `eval()` may be overridden to do more, and then not be undone.
+    training = [module for module in network.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _finite(logits):
+    if not torch.is_tensor(logits) or logits.ndim != 2:
+        raise TypeError("the network must return logits (N, C): one tensor, a row for each image")
+    if not logits.isfinite().all():
+        raise ValueError(
+            "the network's logits are not finite: check its weights, and that the images are "
+            "finite and normalised"
+        )
+    return logits
+
+
+def _in_range(classes, logits):
+    if classes is None:
+        return logits.argmax(1)
+    n = logits.shape[1]
+    if ((classes < 0) | (classes >= n)).any():
+        raise IndexError(f"class {classes.tolist()} is out of range: {n} classes, 0 to {n - 1}")
+    return classes
+
+
+def find_layer(network, size=224):
+    """Name of the last convolutional layer's output: what CAM methods explain.
+
+    Runs one black image of size x size and takes the last module that ran once, with feature
+    maps larger than 1 x 1 that are neither pooled nor dropped out nor one for each class (as in
+    SqueezeNet's classifier); of modules with the same output, the innermost.
+    """
+    calls = []  # (name, output, version) in the order of completion
+    handles = []
+    for name, module in network.named_modules():
+        if name:
+            handles.append(
+                module.register_forward_hook(
+                    # The version tells an output from itself after an in-place operation.
+                    lambda m, a, out, name=name: calls.append(
+                        (name, out, out._version if torch.is_tensor(out) else 0)
+                    )
+                )
+            )
+    conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    if conv is None:
+        raise ValueError("the network has no convolution: name the layer to explain")
+    image = conv.weight.new_zeros(1, conv.in_channels, size, size)
+    try:
+        with _eval_mode(network), torch.inference_mode(False), torch.no_grad():
+            logits = network(image)
+    except Exception as error:
+        raise ValueError(f"an image of {size} x {size} fails ({error}): name the layer") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    times = Counter(name for name, _, _ in calls)
+    makers = {}  # output -> the modules that returned it, innermost first
+    for name, output, version in calls:
+        if torch.is_tensor(output) and output.ndim == 4 and min(output.shape[-2:]) > 1:
+            makers.setdefault((id(output), version), []).append((name, output))
+    for modules in reversed(makers.values()):
+        first, output = modules[0]
+        once = [name for name, _ in modules if times[name] == 1]
+        pooled = isinstance(network.get_submodule(first), _NOT_EXPLAINED)
+        if once and not pooled and output.shape[1] != logits.shape[-1]:
+            return once[0]
+    raise ValueError("the network has no feature maps larger than 1 x 1: name the layer")

@@ -1,0 +1,165 @@
+"""Tensor kernels of chapter 3: no network in sight, any device, any float type.
+
+Shapes: images (N, 3, H, W), features (N, K, h, w), masks (N, B, H, W), maps (N, H, W).
+"""
+
+from collections import Counter
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
+
+_counters = ContextVar("counters", default=())
+
+
+@contextmanager
+def counting():
+    """Count what happens inside: forward passes, flat maps, skipped groups and scales.
+
+    Yields a `collections.Counter`. Names: "forward images", "flat maps", "flat groups",
+    "nan groups", "skipped scales", "tied pixels". Device counts become numbers at the end of
+    the block (no synchronisation before), so read it after the block. Blocks may be nested.
+
+        with tl.counting() as counts:
+            maps = tl.METHODS["msg_cam"](clf, images)
+        print(counts["forward images"])
+    """
+    counts = Counter()
+    token = _counters.set(_counters.get() + (counts,))
+    try:
+        yield counts
+    finally:
+        _counters.reset(token)
+        for name, n in counts.items():
+            counts[name] = int(n)
+
+
+def count(name, n):
+    """Add n (a number or a 0-d tensor) to every `counting()` block that is open."""
+    for counts in _counters.get():
+        counts[name] = counts[name] + n
+
+
+def resize(x, size):
+    """The thesis's phi: bilinear interpolation of x (N, C, h, w) to size (H, W).
+
+    Pixel centres as in `align_corners=False`, no anti-aliasing (PyTorch's default).
+    """
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def blur(images, kernel_size=51, sigma=50.0):
+    """Gaussian blur of images (N, C, H, W), reflected at the border: the base image I'_0.
+
+    kornia's `gaussian_blur2d` with the parameters of section 3.3.3. With sigma as wide as the
+    kernel it is nearly a box filter.
+    """
+    if min(images.shape[-2:]) <= kernel_size // 2:
+        raise ValueError(
+            f"a blur of {kernel_size} pixels needs images of at least {kernel_size // 2 + 1} "
+            f"pixels a side, not {tuple(images.shape[-2:])}; enlarge the images"
+        )
+    return gaussian_blur2d(
+        images, (kernel_size, kernel_size), (sigma, sigma), border_type="reflect"
+    )
+
+
+def _extent(maps):
+    """Minimum, span (both keeping dims) and whether a map is finite and whether it is flat."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    span = high - low
+    # Up-sampling a constant leaves rounding errors; stretched to [0, 1] they would be noise.
+    tolerance = 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return low, span, span.isfinite(), ~(span > tolerance)
+
+
+def min_max(maps):
+    """Equation 3-9: each map (..., H, W) by itself to [0, 1]; a flat or non-finite one to zero."""
+    low, span, finite, flat = _extent(maps)
+    return torch.where(finite & ~flat, (maps - low) / span, 0).clamp(0, 1)
+
+
+def usable(masks):
+    """Whether each mask (N, B, h, w) is finite and not flat -> (N, B) bool; counts the others."""
+    _, _, finite, flat = _extent(masks)
+    count("nan groups", (~finite).sum())
+    count("flat groups", (finite & flat).sum())
+    return (finite & ~flat)[..., 0, 0]
+
+
+def percentile_denoise(masks, theta=70):
+    """Equation 3-8: keep what lies strictly above each mask's theta-th percentile, else 0.
+
+    masks (..., H, W). The percentile is the order statistic just below (or at) the linearly
+    interpolated one: no pixel lies between the two, so the same pixels are kept, without a sort.
+    Of the values 1 to 100 and theta = 70, 71 to 100 remain. NaN stays NaN, for `usable` to see.
+    """
+    if not 0 <= theta <= 100:
+        raise ValueError(f"theta is a percentage, 0 to 100, not {theta}")
+    pixels = masks.flatten(-2)
+    k = int(theta * (pixels.shape[-1] - 1) // 100) + 1
+    threshold = pixels.kthvalue(k, dim=-1, keepdim=True).values
+    return torch.where(pixels <= threshold, 0, pixels).view_as(masks)
+
+
+def group_sum(features, weights, groups):
+    """The sums of equation 3-7: of w_k A_k over each group of neighbouring channels.
+
+    features (N, K, h, w), weights (N, K) -> (N, groups, h, w). Where K is not a multiple of
+    groups, the first ones take a channel more (as `numpy.array_split`). A NaN stays in its group.
+    """
+    size, extra = divmod(features.shape[1], groups)
+    cut = extra * (size + 1)
+
+    def block(part, n, channels):
+        a, w = features[:, part].unflatten(1, (n, channels)), weights[:, part]
+        return torch.einsum("nbkhw,nbk->nbhw", a, w.unflatten(1, (n, channels)))
+
+    larger = block(slice(cut), extra, size + 1)
+    return torch.cat([larger, block(slice(cut, None), groups - extra, size)], 1)
+
+
+def pixel_mean_weights(small, big):
+    """Equation 3-5 without up-sampling: the mean over pixels of phi(G, big) as a weighted sum.
+
+    phi is linear and separable, so mean(phi(G)) = rows @ G @ columns for G of size small (h, w).
+    Returns rows (h,) and columns (w,), float64 on the CPU; each adds up to 1.
+    """
+    return tuple(
+        F.interpolate(torch.eye(n, dtype=torch.float64)[None], size=m, mode="linear")[0].mean(-1)
+        for n, m in zip(small, big, strict=True)
+    )
+
+
+def masked_scores(score, images, baselines, masks, prepare, batch, alive=None):
+    """Scores of images seen through masks: images * mask + baselines * (1 - mask), eq. 3-10.
+
+    images, baselines (N, C, H, W); masks (N, B, h, w), at any resolution.
+    prepare: masks (n, 1, h, w) -> (n, 1, H, W) in [0, 1], called on the masks of one pass.
+    score: inputs (n, C, H, W), owners (n,) -> (n,); owners are the indices of their images.
+    alive (N, B) bool: masks worth a pass; the others score 0. None: all.
+    Masks of all images are packed into passes of `batch`. Returns (N, B).
+    """
+    if alive is None:
+        alive = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
+    owners, slots = alive.nonzero(as_tuple=True)
+    scores = images.new_zeros(alive.shape)
+    for owner, slot in zip(owners.split(batch), slots.split(batch), strict=True):
+        mask = prepare(masks[owner, slot][:, None])
+        inputs = torch.lerp(baselines[owner], images[owner], mask)
+        scores[owner, slot] = score(inputs, owner)
+    return scores
+
+
+def rank_pixels(maps):
+    """The rank of every pixel, 0 for the strongest: (N, H, W) -> (N, H*W) int64.
+
+    Equal pixels keep their reading order (a stable sort), on every device.
+    """
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, positions)
