@@ -111,10 +111,8 @@ class Classifier:
         if images.numel() == 0:
             raise ValueError(f"there are no images in a tensor of shape {tuple(images.shape)}")
         images = images.detach().to(self.device, self.dtype)
-        if images.is_inference():  # autograd refuses what the caller's inference_mode made
-            with torch.inference_mode(False):
-                images = images.clone()
-        return images
+        # Autograd refuses what the caller's inference_mode made, but takes a copy.
+        return images.clone() if images.is_inference() else images
 
     def targets(self, classes, n):
         """classes as int64 (n,) on the network's device; None stays None, the predicted ones."""
@@ -125,7 +123,7 @@ class Classifier:
             raise TypeError("classes are None, one class index or one index for each image")
         if classes.ndim == 1 and len(classes) != n:
             raise ValueError(f"{len(classes)} classes for {n} images")
-        return classes.long().expand(n)
+        return classes.long().expand(n).clone()
 
     def logits(self, images):
         """F before the activation: (N, 3, H, W) -> (N, C)."""
@@ -173,14 +171,10 @@ class Classifier:
         score: F_c is the "logit" or the "probability" of the class.
         Returns features (N, K, h, w), gradients (N, K, h, w), logits (N, C), classes (N,).
         """
-        images = self.prepare(images)
-        classes = self.targets(classes, len(images))
-        parts = self._passes(images)
-        if classes is None:
-            targets = [None] * len(parts)
-        else:
-            targets = classes.split(len(parts[0]))
         with torch.inference_mode(False), torch.no_grad():
+            parts = self._passes(self.prepare(images))
+            classes = self.targets(classes, len(images))
+            targets = [None] * len(parts) if classes is None else classes.split(len(parts[0]))
             results = [
                 self._differentiate(p, t, score) for p, t in zip(parts, targets, strict=True)
             ]
