@@ -1,0 +1,67 @@
+# `make help` lists what there is to do. Everything runs in .venv, which is made at the first call.
+# (Written for the make that macOS ships, version 3.81, too.)
+
+SHELL := /bin/bash
+CONFIG ?= configs/embedded.yaml
+UV_VERSION := 0.13.9
+PY := .venv/bin/python
+
+# The same text encoding everywhere, and nothing of the caller's Python set-up inside.
+export PYTHONUTF8 := 1
+unexport PYTHONPATH PYTHONHOME MPLBACKEND VIRTUAL_ENV
+
+# Scripts and the editable install hold absolute paths: in a copied or moved folder, set up anew.
+ifneq ($(shell cat .venv/.installed 2>/dev/null),$(CURDIR))
+$(shell rm -f .venv/.installed)
+endif
+
+.PHONY: help book test lab notebooks lock clean clean-all
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
+
+book: .venv/.installed  ## execute what changed, render the pages (CONFIG=configs/NAME.yaml: other parameters)
+	@$(PY) scripts/book.py $(CONFIG)
+
+test: .venv/.installed  ## unit tests, notebook lint, then every notebook against its stored outputs
+	@echo "unit tests, notebook lint, pages"
+	@$(PY) -m pytest tests
+	@echo "executing the notebooks against their stored outputs"
+	@$(if $(wildcard notebooks/*.ipynb),$(PY) -m pytest --nbval-lax --nbval-current-env \
+	    --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider notebooks)
+
+lab: .venv/.installed  ## open the notebooks in JupyterLab
+	@.venv/bin/jupyter lab notebooks
+
+notebooks: .venv/.installed  ## for authors: execute what changed and store the outputs in notebooks/
+	@$(PY) scripts/book.py configs/embedded.yaml --update
+
+lock: .venv/.installed  ## for authors: requirements.lock anew from pyproject.toml
+	@.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet -o requirements.lock
+
+clean:  ## remove what was built
+	rm -rf _build
+
+clean-all: clean  ## remove .venv as well
+	rm -rf .venv
+
+.venv/.installed: requirements.lock pyproject.toml
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 none; do \
+	    "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && break; \
+	done; \
+	if [ "$$python" = none ]; then \
+	    echo "Python 3.11, 3.12 or 3.13 is needed; python3 is: $$(python3 -V 2>&1)." >&2; \
+	    echo "If one is elsewhere: make book PYTHON=/path/to/python3.12" >&2; \
+	    exit 1; \
+	fi; \
+	set -e -o pipefail; \
+	echo "setting up .venv with $$("$$python" -V): a few GB to download, about 2 to 10 minutes"; \
+	"$$python" -m venv --clear .venv || { rm -rf .venv; \
+	    echo "python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	$(PY) -m pip --disable-pip-version-check install --quiet uv==$(UV_VERSION); \
+	.venv/bin/uv pip install --python $(PY) --require-hashes -r requirements.lock 2>&1 \
+	    | { grep --line-buffered -v '^ [+~-] ' || true; }; \
+	.venv/bin/uv pip install --python $(PY) --quiet --no-deps --no-build-isolation -e .; \
+	printf %s "$(CURDIR)" > .venv/.installed; \
+	echo "set up in $$SECONDS s"

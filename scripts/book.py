@@ -1,0 +1,258 @@
+"""Execute the notebooks with papermill and render the book.
+
+    python scripts/book.py configs/embedded.yaml              what `make book` does
+    python scripts/book.py configs/embedded.yaml --update     what `make notebooks` does
+
+Executed copies live in `_build/NAME/notebooks`, NAME being the configuration's: reading, rendering or interrupting
+never changes a tracked file, and a run with other parameters cannot pass for the committed one. `--update` is for
+authors: it writes the copies back over `notebooks/`, to be committed.
+
+A notebook is executed again when its code, its parameters, `thesis_lib`, `data` or the locked packages change; after
+a change of prose alone the stored outputs move over to the new text. Jupyter Book's own cache knows nothing of
+`thesis_lib`, so it stays off.
+"""
+
+import argparse
+import ast
+import copy
+import hashlib
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from papermill.parameterize import parameterize_notebook
+
+ROOT = Path(__file__).resolve().parent.parent
+TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
+# One text for every machine and Python version, so that a re-execution changes outputs only.
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def read(path):
+    """A notebook with the metadata that all of ours have."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata = nbformat.from_dict(METADATA)
+    return notebook
+
+
+def read_config(path):
+    """Parameters of each notebook, `{notebook: {parameter: value}}`, checked against the notebooks' parameters cells.
+
+    papermill itself runs on with a misspelt name, and dies deep inside on a value of the wrong type.
+    """
+    config = yaml.safe_load(Path(path).read_text("utf-8")) or {}
+    for name, parameters in config.items():
+        notebook = ROOT / "notebooks" / f"{name}.ipynb"
+        if not notebook.exists():
+            raise SystemExit(f"{path}: there is no notebook {name} in notebooks/")
+        known = papermill.inspect_notebook(read(notebook))
+        for key, value in (parameters or {}).items():
+            if key not in known:
+                raise SystemExit(f"{path}: {name} has no parameter {key!r}; it has {', '.join(known)}")
+            kind = known[key]["inferred_type_name"].split("[")[0]
+            if not isinstance(value, TYPES.get(kind, object)):
+                raise SystemExit(f"{path}: {name}: {key} must be of type {kind}, not {value!r}")
+    return config
+
+
+def prepare(path, parameters):
+    """The notebook as it will be executed: without outputs, and with papermill's extra cell only if a parameter
+    differs from its default. The committed outputs come from the defaults, so they carry no such cell."""
+    notebook = read(path)
+    defaults = {}
+    for key, known in papermill.inspect_notebook(notebook).items():
+        try:
+            defaults[key] = ast.literal_eval(known["default"])
+        except (ValueError, SyntaxError):  # an expression: always passed on
+            pass
+    changed = {k: v for k, v in parameters.items() if k not in defaults or defaults[k] != v}
+    if changed:
+        notebook.metadata["papermill"] = {}  # where papermill wants to note them
+        notebook = parameterize_notebook(notebook, changed)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.metadata = nbformat.from_dict(METADATA)
+    return notebook
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def fingerprint(notebook):
+    """Hash of everything that the outputs depend on."""
+    data = (p for p in (ROOT / "data").rglob("*") if p.is_file() and p.suffix != ".md")
+    digest = hashlib.sha256()
+    for path in sorted([ROOT / "requirements.lock", *(ROOT / "thesis_lib").rglob("*.py"), *data]):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    digest.update(json.dumps([cell.source for cell in code_cells(notebook)]).encode())
+    return digest.hexdigest()
+
+
+def tidy(outputs):
+    """Outputs that are the same at every execution and need no script from elsewhere to be shown."""
+    tidied = []
+    for output in outputs:
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            continue  # a progress bar: its widget is gone with the kernel
+        if output.output_type == "stream" and tidied and tidied[-1].get("name") == output.name:
+            tidied[-1].text += output.text  # where a stream is cut depends on timing
+        else:
+            tidied.append(output)
+    return tidied
+
+
+def give_outputs(notebook, executed):
+    """Move the outputs of an execution of the same code into `notebook`."""
+    for cell, done in zip(code_cells(notebook), code_cells(executed), strict=True):
+        cell.outputs, cell.execution_count = tidy(done.outputs), done.execution_count
+
+
+def write(notebook, path):
+    """Write only a complete file, and only if it says something new."""
+    text = nbformat.writes(notebook) + "\n"
+    if path.exists() and path.read_text("utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)
+
+
+def use_own_profile():
+    """Keep the reader's IPython start-up files out of the kernels, and a warning of the kernel's out of the log."""
+    profile = ROOT / "_build" / "ipython" / "profile_default"
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 40\n", "utf-8")
+    os.environ["IPYTHONDIR"] = str(profile.parent)
+
+
+def execute(config, work, names=None):
+    """Execute the notebooks that changed into `work/notebooks`."""
+    use_own_profile()
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if names:
+        paths = [p for p in paths if p.stem in names]
+    log = work / "executed.json"
+    done = json.loads(log.read_text("utf-8")) if log.exists() else {}
+    for i, path in enumerate(paths, start=1):
+        notebook, target = prepare(path, config.get(path.stem) or {}), work / "notebooks" / path.name
+        before, now = done.get(path.stem, {}), fingerprint(notebook)
+        label = f"[{i}/{len(paths)}] {path.stem}:"
+        if before.get("fingerprint") == now and target.exists():
+            print(f"{label} code and data unchanged, not executed again", flush=True)
+            give_outputs(notebook, nbformat.read(target, as_version=4))
+        else:
+            last = f" (it took {before['seconds']} s last time)" if before else ""
+            print(f"{label} executing{last}", flush=True)
+            start = time.monotonic()
+            partial = work / "partial" / path.name
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                executed = papermill.execute_notebook(
+                    copy.deepcopy(notebook), partial, cwd=path.parent, kernel_name="python3",
+                    progress_bar=sys.stderr.isatty(),
+                )
+            except papermill.PapermillExecutionError as error:
+                raise SystemExit(f"{error}\n{path.stem} failed; as far as it came: {partial}") from None
+            give_outputs(notebook, executed)
+            partial.unlink()
+            seconds = round(time.monotonic() - start)
+            print(f"{label} done in {seconds} s", flush=True)
+            done[path.stem] = {"fingerprint": now, "seconds": seconds}
+        write(notebook, target)
+        log.write_text(json.dumps(done, indent=1), "utf-8")
+    return paths
+
+
+def stage(work, notebooks=None):
+    """Lay the book's prose beside the executed notebooks (times of change kept: Sphinx reads them)."""
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(ROOT / name, work / name)
+    shutil.copytree(ROOT / "book", work / "book", dirs_exist_ok=True)
+    if notebooks:
+        shutil.copytree(notebooks, work / "notebooks", dirs_exist_ok=True)
+
+
+def pages(toc):
+    """The files that a table of contents names, in its order."""
+    if isinstance(toc, dict):
+        return [v for k in ("root", "file") if (v := toc.get(k))] + pages(list(toc.values()))
+    return [page for part in toc for page in pages(part)] if isinstance(toc, list) else []
+
+
+def title(path):
+    """The first heading of a Markdown file or of a notebook, without its markup."""
+    if path.suffix == ".ipynb":
+        notebook = nbformat.read(path, as_version=4)
+        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    else:
+        text = path.read_text("utf-8")
+    return re.sub(r"[`*$]", "", re.search(r"^# (.+)$", text, re.M)[1]).strip()
+
+
+def render(work, output):
+    """Build the HTML pages of `work` in `output/_build/html`; every warning is an error. Returns index.html.
+
+    Jupyter Book 2 would print a note and exit with 0 without making one page, hence the looks at the result.
+    """
+    import jupyter_book
+
+    if not jupyter_book.__version__.startswith("1."):
+        raise SystemExit(f"Jupyter Book 1 is needed, not {jupyter_book.__version__}: make clean-all, then make book")
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", work, "--path-output", output]
+    run = subprocess.run([*command, "-W", "-n", "--keep-going", "-q"], cwd=ROOT)
+    index = output / "_build" / "html" / "index.html"
+    if run.returncode or not index.exists():
+        # Without this, the next call would not read the faulty pages again, and pass.
+        shutil.rmtree(output / "_build" / ".doctrees", ignore_errors=True)
+        raise SystemExit("Rendering failed: see the warnings above")
+    for name in pages(yaml.safe_load((work / "_toc.yml").read_text("utf-8"))):
+        source = next(p for s in (".md", ".ipynb") if (p := work / f"{name}{s}").exists())
+        heading = re.search(r"<h1>(.*?)</h1>", (index.parent / f"{name}.html").read_text("utf-8"), re.S)
+        if not heading or title(source) not in html.unescape(re.sub(r"<[^>]+>", "", heading[1])):
+            raise SystemExit(f"{name}.html lacks its title {title(source)!r}")
+    return index
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Execute the notebooks with papermill and render the book.")
+    parser.add_argument("config", type=Path, help="papermill parameters, for example configs/embedded.yaml")
+    parser.add_argument("--update", action="store_true", help="write the executed notebooks back, render nothing")
+    parser.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="with --update: these notebooks only")
+    arguments = parser.parse_args()
+    start, work = time.monotonic(), ROOT / "_build" / arguments.config.stem
+    config = read_config(arguments.config)
+    work.mkdir(parents=True, exist_ok=True)
+    paths = execute(config, work, arguments.only)
+    if arguments.update:
+        for path in paths:
+            executed = nbformat.read(work / "notebooks" / path.name, as_version=4)
+            if any(cell.id == "injected-parameters" for cell in executed.cells):
+                raise SystemExit(f"{path.stem}: committed outputs come from the notebook's own defaults")
+            write(executed, path)
+        return
+    print("rendering the pages with Jupyter Book", flush=True)
+    stage(work)
+    index = render(work, ROOT if arguments.config.stem == "embedded" else work)
+    print(f"done in {(time.monotonic() - start) / 60:.1f} minutes\nopen {index}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The set-up: what is declared in one place agrees with what is declared in another."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import papermill
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def requirements():
+    extras = PROJECT["optional-dependencies"].values()
+    return [*PROJECT["dependencies"], *(r for extra in extras for r in extra)]
+
+
+def package(requirement):
+    return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower()
+
+
+def tracked_files():
+    """Files that git tracks, or would track; all files where there is no git."""
+    try:
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout.split("\0")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs a git checkout")
+    return [p for name in names if name and (p := ROOT / name).is_file()]
+
+
+def machine_paths(text):
+    """Absolute paths that hold on one machine only."""
+    return re.findall(r"(?:/(?:tmp|work|root)/[A-Za-z.]|/home/[a-z]|/Users/[A-Za-z]|[A-Z]:\\\\?Users|site-packages/)\S*", text)
+
+
+def test_environment_equals_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
+    (pip,) = (item["pip"] for item in environment if isinstance(item, dict))
+    assert sorted(pip) == sorted([*requirements(), "-e ."])
+    assert f"python{PROJECT['requires-python']}" in environment
+
+
+def test_lock_covers_every_dependency():
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    locked = dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", lock, re.M))
+    assert {package(r) for r in requirements()} <= locked.keys()
+    assert locked["jupyter-book"] == "1.0.4.post1"
+    assert "setuptools" in locked, "the editable install builds without isolation"
+
+
+def test_lock_names_no_index_and_hashes_all():
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    assert not re.search(r"https?://|--(extra-)?index-url|--find-links", lock)
+    entries = re.split(r"\n(?=[a-z0-9])", lock)
+    assert all("--hash=sha256:" in entry for entry in entries if "==" in entry.split("\n")[0])
+
+
+def test_the_asked_for_packages_are_there():
+    wanted = "jupyterlab jupyter-book torch torchvision kornia matplotlib seaborn papermill nbval".split()
+    assert set(wanted) <= {package(r) for r in PROJECT["dependencies"]}
+
+
+def test_jupyter_book_is_release_1():
+    import jupyter_book
+
+    assert jupyter_book.__version__.startswith("1.")
+
+
+def test_citation_file():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "title", "message", "authors", "license"} <= citation.keys()
+    assert str(citation["version"]) == PROJECT["version"]
+    assert any(r.get("doi") == "10.1109/ICME55011.2023.00061" for r in citation["references"])
+
+
+def test_licences():
+    text = (ROOT / "LICENSE").read_text("utf-8")
+    assert "MIT License" in text and "CC BY 4.0" in text
+    assert "Apache License" in (ROOT / "book/_static/mathjax/LICENSE").read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_configurations_name_parameters_that_exist(path):
+    import book
+
+    book.read_config(path)
+
+
+def test_embedded_configuration_holds_the_defaults():
+    """So that the committed notebooks are what `make book` executes, without an injected cell."""
+    import book
+
+    config = yaml.safe_load((ROOT / "configs/embedded.yaml").read_text("utf-8"))
+    for name, parameters in config.items():
+        notebook = book.prepare(ROOT / "notebooks" / f"{name}.ipynb", parameters)
+        assert "injected-parameters" not in [cell.id for cell in notebook.cells], name
+
+
+def test_ci_is_executable():
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+
+
+def test_no_large_files():
+    large = [f"{p.relative_to(ROOT)}: {p.stat().st_size / 1e6:.1f} MB" for p in tracked_files() if p.stat().st_size > 5e6]
+    assert not large
+
+
+def test_no_paths_of_one_machine():
+    found = {}
+    for path in tracked_files():
+        if path.suffix in {".py", ".md", ".ipynb", ".yml", ".yaml", ".toml", ".cfg", ".csv", ".json", ".cff", ".bib"}:
+            if path != Path(__file__).resolve() and (paths := machine_paths(path.read_text("utf-8"))):
+                found[str(path.relative_to(ROOT))] = paths[:3]
+    assert not found
+
+
+def test_the_search_for_machine_paths_finds_them():
+    for text in ["/tmp/" + "x.py", "/home/" + "ann/data", "lib/site-" + "packages/torch", "/Users/" + "Ann"]:
+        assert machine_paths(text), text
+    assert not machine_paths("data/glyphs/scenes and https://doi.org/10.1109/tmp")
+
+
+def test_configuration_with_a_wrong_name_or_type_is_refused(tmp_path, monkeypatch):
+    import book
+
+    notebook = {
+        "cells": [{"cell_type": "code", "id": "p", "metadata": {"tags": ["parameters"]}, "source": "n: int = 3  # how many",
+                   "outputs": [], "execution_count": None}],
+        "metadata": book.METADATA, "nbformat": 4, "nbformat_minor": 5,
+    }
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks/toy.ipynb").write_text(book.json.dumps(notebook))
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    config = tmp_path / "c.yaml"
+    for text, message in [("toy: {m: 4}", "no parameter 'm'"), ("toy: {n: many}", "type int"), ("tay: {n: 4}", "no notebook tay")]:
+        config.write_text(text)
+        with pytest.raises(SystemExit, match=message):
+            book.read_config(config)
+    config.write_text("toy: {n: 4}")
+    assert book.read_config(config) == {"toy": {"n": 4}}
+    prepared = book.prepare(tmp_path / "notebooks/toy.ipynb", {"n": 4})
+    assert [cell.id for cell in prepared.cells] == ["p", "injected-parameters"]
+    assert len(book.prepare(tmp_path / "notebooks/toy.ipynb", {"n": 3}).cells) == 1
+    assert papermill.inspect_notebook(str(tmp_path / "notebooks/toy.ipynb"))["n"]["help"] == "how many"
