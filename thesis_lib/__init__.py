@@ -1,7 +1,27 @@
-"""Multi-scale Group-CAM: saliency maps of a master thesis, made reproducible."""
+"""MSG-CAM and its peers: saliency maps of a master's thesis, made reproducible.
 
-from thesis_lib import kernels
+    import thesis_lib as tl
+    clf = tl.load_classifier("vgg19_glyphs")
+    maps = tl.METHODS["msg_cam"](clf, images)
+"""
+
+from thesis_lib import kernels, plots, report
 from thesis_lib.classifier import Classifier
+from thesis_lib.data.models import load_classifier
+from thesis_lib.experiments import evaluate, insertion_deletion, pointing_game, randomize
 from thesis_lib.kernels import counting
+from thesis_lib.methods import METHODS
 
-__all__ = ["Classifier", "counting", "kernels"]
+__all__ = [
+    "METHODS",
+    "Classifier",
+    "counting",
+    "evaluate",
+    "insertion_deletion",
+    "kernels",
+    "load_classifier",
+    "plots",
+    "pointing_game",
+    "randomize",
+    "report",
+]

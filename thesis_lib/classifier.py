@@ -191,7 +191,7 @@ class Classifier:
             return leaf.clone()  # layers behind may work in place: not on the leaf
 
         logits = _finite(self._forward(images, cut))
-        classes = _in_range(targets, logits)
+        classes = resolve_classes(targets, logits)
         with torch.enable_grad():
             total = self._score(logits, classes, score).sum()
         gradients = None
@@ -279,7 +279,8 @@ def _finite(logits):
     return logits
 
 
-def _in_range(classes, logits):
+def resolve_classes(classes, logits):
+    """The explained classes (N,): None is the predicted ones; others must exist."""
     if classes is None:
         return logits.argmax(1)
     n = logits.shape[1]

@@ -112,6 +112,8 @@ def group_sum(features, weights, groups):
     features (N, K, h, w), weights (N, K) -> (N, groups, h, w). Where K is not a multiple of
     groups, the first ones take a channel more (as `numpy.array_split`). A NaN stays in its group.
     """
+    if groups < 1:
+        raise ValueError(f"the number of groups is at least 1, not {groups}")
     size, extra = divmod(features.shape[1], groups)
     cut = extra * (size + 1)
 

@@ -1,0 +1,82 @@
+"""Score-CAM and Group-CAM: feature maps as masks on the image, weighed by what F then sees."""
+
+import torch
+
+from thesis_lib.kernels import (
+    blur,
+    count,
+    group_sum,
+    masked_scores,
+    min_max,
+    percentile_denoise,
+    resize,
+    usable,
+)
+from thesis_lib.classifier import resolve_classes
+from thesis_lib.methods.base import explainer
+
+
+def mask_weights(clf, images, blurred, masks, alive, classes, score):
+    """Equations 3-10 and 3-11: alpha_r = F_c(I_r) - F_c(I'_0) -> (N, B); 0 where not alive.
+
+    I_r shows image I_0 (N, 3, H, W) through mask r of masks (N, B, H, W) in [0, 1] and blurred
+    I'_0 elsewhere. alive (N, B) bool: masks worth a forward pass (`kernels.usable`).
+    """
+    seen = masked_scores(
+        lambda inputs, owners: clf.scores(inputs, classes[owners], score),
+        images, blurred, masks, lambda mask: mask, clf.batch, alive,
+    )  # fmt: skip
+    gain = seen - clf.scores(blurred, classes, score)[:, None]
+    failed = alive & ~gain.isfinite()
+    count("nan groups", failed.sum())
+    return torch.where(alive & ~failed, gain, 0)
+
+
+def weighted_sum(weights, masks, alive):
+    """Sum over r of weights (N, B) times masks (N, B, H, W) that are alive (N, B) -> (N, H, W)."""
+    return torch.einsum("nb,nbhw->nhw", weights, torch.where(alive[..., None, None], masks, 0))
+
+
+@explainer()
+def score_cam(clf, images, classes=None, *, batch=None):
+    """Score-CAM (Wang et al., 2020), as its official code: one forward pass for each channel.
+
+    Masks are the up-sampled channels, min-maxed, over black (the mean colour); weights w_k are
+    the class's probabilities; map = ReLU(sum_k w_k phi(A_k)). Channels that are flat or not
+    finite are skipped and counted as groups. phi is linear, so the sum comes before it.
+
+    images, classes, batch, result: as `grad_cam`.
+    """
+    features, logits = clf.features(images)
+    classes = resolve_classes(classes, logits)
+    alive = usable(features)
+    size = images.shape[-2:]
+    weights = masked_scores(
+        lambda inputs, owners: clf.scores(inputs, classes[owners], "probability"),
+        images, torch.zeros_like(images), features,
+        lambda mask: min_max(resize(mask, size)), clf.batch, alive,
+    )  # fmt: skip
+    return resize(weighted_sum(weights, features, alive)[:, None], size)[:, 0].relu()
+
+
+@explainer(share=4)
+def group_cam(
+    clf, images, classes=None, *, groups=32, theta=70, score="probability", batch=None
+):
+    """Group-CAM (Zhang et al., 2021), the version its authors published with the paper.
+
+    Channels times their mean gradients are summed in `groups` of neighbours; ReLU; each group is
+    denoised at the layer's resolution (strictly above its theta-th percentile), up-sampled and
+    min-maxed to M'_r; alpha_r = F_c(image seen through M'_r) - F_c(blurred image);
+    map = ReLU(sum_r alpha_r M'_r). Flat and NaN groups are skipped and counted.
+
+    score: F_c is the "probability" (the authors) or the "logit".
+    images, classes, batch, result: as `grad_cam`.
+    """
+    features, gradients, _, classes = clf.features_and_gradients(images, classes)
+    masks = group_sum(features, gradients.mean((-2, -1)), groups).relu()
+    masks = resize(percentile_denoise(masks, theta), images.shape[-2:])
+    alive = usable(masks)
+    masks = min_max(masks)
+    weights = mask_weights(clf, images, blur(images), masks, alive, classes, score)
+    return weighted_sum(weights, masks, alive).relu()

@@ -1,0 +1,149 @@
+"""CAMERAS and MSG-CAM: features and gradients from enlarged images, fused.
+
+Chapter 3 of the thesis, function by function. Lists hold one entry for each scale t:
+features A_t and gradients G_t (N, K, h_t, w_t); keep (T, N) tells which scales count.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from thesis_lib.kernels import (
+    blur,
+    count,
+    group_sum,
+    min_max,
+    percentile_denoise,
+    pixel_mean_weights,
+    resize,
+    usable,
+)
+from thesis_lib.methods.base import explainer
+from thesis_lib.methods.masks import mask_weights, weighted_sum
+
+CHUNK = 2**22  # elements at full resolution that CAMERAS holds: 16 MB in float32
+
+
+def scale_sizes(size, sizes=None):
+    """Equation 3-2: the sizes (H_t, W_t) of an image of size (H, W), enlarged.
+
+    sizes: lengths of the shorter side; the aspect is kept. None: its own and 100, 200, ..., 700
+    more, so 224, 324, ..., 924.
+    """
+    shorter = min(size)
+    if sizes is None:
+        sizes = range(shorter, shorter + 800, 100)
+    if not len(sizes) or min(sizes) < 1:
+        raise ValueError(f"sizes are lengths of the shorter side, such as [224, 324], not {sizes}")
+    return [tuple(round(side * length / shorter) for side in size) for length in sizes]
+
+
+def scaled_inputs(images, sizes=None, mode="bilinear"):
+    """I_t of section 3.3.1: yields the images (N, 3, H, W) at each of `scale_sizes`."""
+    own = tuple(images.shape[-2:])
+    for size in scale_sizes(own, sizes):
+        yield images if size == own else F.interpolate(images, size, mode=mode)
+
+
+def explain_scales(clf, images, classes=None, sizes=None, gate="prediction", mode="bilinear"):
+    """Algorithm 1, lines 2 to 13: features and gradients at every scale (equation 3-1).
+
+    gate: "prediction" keeps the scales whose predicted class is the explained one, and always
+    the first, which is the image itself; "always" keeps all.
+    Returns features (list), gradients (list), keep (T, N) bool, classes (N,).
+    """
+    if gate not in ("prediction", "always"):
+        raise ValueError(f'gate is "prediction" or "always", not {gate!r}')
+    own = tuple(images.shape[-2:])
+    if classes is None and scale_sizes(own, sizes)[0] != own:
+        classes = clf.predict(images)  # the class is the image's own, whatever the scales
+    features, gradients, keep = [], [], []
+    for scaled in scaled_inputs(images, sizes, mode):
+        a, g, logits, classes = clf.features_and_gradients(scaled, classes)
+        features.append(a)
+        gradients.append(g)
+        first_or_all = gate == "always" or not keep
+        keep.append((logits.argmax(1) == classes) | first_or_all)
+    keep = torch.stack(keep)
+    count("skipped scales", (~keep).sum())
+    return features, gradients, keep, classes
+
+
+def mean_over_scales(maps, keep, size):
+    """Equations 3-3 and 3-4: the mean over kept scales of phi(maps_t, size) -> (N, C, H, W)."""
+    total = 0
+    for x, kept in zip(maps, keep, strict=True):
+        total = total + resize(torch.where(kept[:, None, None, None], x, 0), size)
+    return total / keep.sum(0)[:, None, None, None]
+
+
+def fused_weights(gradients, keep, size):
+    """Equations 3-4 and 3-5: W (N, K), the pixel means of the fused gradients.
+
+    Exactly `mean_over_scales(gradients, keep, size).mean((-2, -1))`, without up-sampling.
+    """
+    total = 0
+    for g, kept in zip(gradients, keep, strict=True):
+        rows, columns = (v.to(g) for v in pixel_mean_weights(g.shape[-2:], size))
+        total = total + torch.where(kept[:, None], torch.einsum("nkhw,h,w->nk", g, rows, columns), 0)
+    return total / keep.sum(0)[:, None]
+
+
+def group_masks(features, weights, keep, groups, size):
+    """Equations 3-3, 3-6 and 3-7: masks M_r = ReLU(sum of W_k A_k in group r) -> (N, B, H, W).
+
+    phi is linear: channels are weighed and summed at the layer's resolution, so that `groups`
+    maps are up-sampled instead of K.
+    """
+    sums = (group_sum(a, weights, groups) for a in features)
+    return mean_over_scales(sums, keep, size).relu()
+
+
+@explainer(share=4)
+def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=None):
+    """CAMERAS (Jalwana et al., 2021): map = ReLU(sum_k mean_t phi(A_t) * mean_t phi(G_t)).
+
+    Images are enlarged bicubically, as in its official code. The product of two means does not
+    commute with phi: channels go through in chunks of bounded memory.
+
+    sizes: as `scale_sizes`. gate: as `explain_scales`.
+    images, classes, batch, result: as `grad_cam`.
+    """
+    features, gradients, keep, _ = explain_scales(clf, images, classes, sizes, gate, "bicubic")
+    size = images.shape[-2:]
+    chunk = max(1, CHUNK // images[:, 0].numel())
+    total = 0
+    for start in range(0, features[0].shape[1], chunk):
+        part = slice(start, start + chunk)
+        a = mean_over_scales([x[:, part] for x in features], keep, size)
+        g = mean_over_scales([x[:, part] for x in gradients], keep, size)
+        total = total + (a * g).sum(1)
+    return total.relu()
+
+
+@explainer(share=4)
+def msg_cam(
+    clf, images, classes=None, *, groups=32, theta=70, score="logit", sizes=None,
+    gate="prediction", fuse="denoised", batch=None,
+):  # fmt: skip
+    """MSG-CAM, Algorithm 1 of the thesis: Group-CAM masks from images at several scales.
+
+    groups: B, the number of masks. theta: percentile of equation 3-8, at full resolution.
+    score: F_c of equation 3-11 is the "logit" (section 3.3.1) or the "probability".
+    sizes: as `scale_sizes`, equation 3-2. gate: as `explain_scales`, line 6.
+    fuse: equation 3-12 sums M_r, "denoised", or M'_r, "normalised".
+    Flat and NaN groups are skipped and counted.
+    images, classes, batch, result: as `grad_cam`.
+
+        maps = tl.METHODS["msg_cam"](clf, images, sizes=[224, 324, 424])
+    """
+    if fuse not in ("denoised", "normalised"):
+        raise ValueError(f'fuse is "denoised" or "normalised", not {fuse!r}')
+    size = images.shape[-2:]
+    features, gradients, keep, classes = explain_scales(clf, images, classes, sizes, gate)
+    weights = fused_weights(gradients, keep, size)
+    masks = group_masks(features, weights, keep, groups, size)
+    masks = percentile_denoise(masks, theta)
+    alive = usable(masks)
+    shown = min_max(masks)  # M'_r, equation 3-9
+    alpha = mask_weights(clf, images, blur(images), shown, alive, classes, score)
+    return weighted_sum(alpha, masks if fuse == "denoised" else shown, alive).relu()
