@@ -171,7 +171,8 @@ def save_weights(network, path, **facts):
     """safetensors, with what a reader of the file needs in its metadata: architecture, categories,
     activation ("softmax" or "sigmoid")."""
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, str(path), {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()})
+    facts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
+    save_file(tensors, str(path), facts)
 
 
 def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=0):
@@ -187,8 +188,9 @@ def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=
     pixels, labels = glyphs.training_arrays(pictures, seed)
     torch.manual_seed(seed)
     network = vgg19_glyphs(batch_norm=True)
-    head = network.classifier
-    pooled = nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20))
+    pooled = nn.Sequential(
+        network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20)
+    )
     curves = {}
     curves["pooled head"] = train(
         pooled, pixels, labels, epochs=10, sizes=(96, 112), seed=seed,
@@ -198,11 +200,11 @@ def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=
         network, pixels, labels, epochs=5, rate=1e-3, sizes=(160, 192, 224, 256), seed=seed + 1,
         checkpoint=folder / "2.pt", held_out=held_out,
     )  # fmt: skip
-    assert network.classifier is head
     facts = {"architecture": "vgg19_glyphs", "categories": list(glyphs.CLASSES)}
     save_weights(
-        fold_batch_norm(network), weights / "vgg19_glyphs.safetensors", activation="softmax", **facts
-    )
+        fold_batch_norm(network), weights / "vgg19_glyphs.safetensors",
+        activation="softmax", **facts,
+    )  # fmt: skip
     del pixels, labels
     held_out = glyphs.training_arrays(600, seed, "validation", objects=3)
     pixels, labels = glyphs.training_arrays(scenes, seed, objects=3)
@@ -214,7 +216,12 @@ def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=
         fold_batch_norm(network), weights / "vgg19_glyphs_scenes.safetensors",
         activation="sigmoid", **facts,
     )  # fmt: skip
-    (weights / "training.json").write_text(json.dumps(curves, indent=1) + "\n")
+    record = {
+        "command": "python -m thesis_lib.data.training", "seed": seed, "pictures": pictures,
+        "scenes": scenes, "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "curves": curves,
+    }  # fmt: skip
+    (weights / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
