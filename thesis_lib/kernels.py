@@ -68,13 +68,20 @@ def blur(images, kernel_size=51, sigma=50.0):
     )
 
 
+def _rounding(maps):
+    """What to take for rounding error in each map: a few units in the last place of its largest.
+
+    Interpolation leaves such differences where values are equal: over constant maps, and at the
+    borders, where pixels beyond the last sample repeat it.
+    """
+    return 8 * torch.finfo(maps.dtype).eps * maps.abs().amax((-2, -1), keepdim=True)
+
+
 def _extent(maps):
     """Minimum, span (both keeping dims) and whether a map is finite and whether it is flat."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    span = high - low
-    # Up-sampling a constant leaves rounding errors; stretched to [0, 1] they would be noise.
-    tolerance = 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
-    return low, span, span.isfinite(), ~(span > tolerance)
+    low = maps.amin((-2, -1), keepdim=True)
+    span = maps.amax((-2, -1), keepdim=True) - low
+    return low, span, span.isfinite(), ~(span > _rounding(maps))
 
 
 def min_max(maps):
@@ -96,14 +103,15 @@ def percentile_denoise(masks, theta=70):
 
     masks (..., H, W). The percentile is the order statistic just below (or at) the linearly
     interpolated one: no pixel lies between the two, so the same pixels are kept, without a sort.
-    Of the values 1 to 100 and theta = 70, 71 to 100 remain. NaN stays NaN, for `usable` to see.
+    Pixels that differ from it by rounding error are equal to it, and go. NaN stays NaN, for
+    `usable` to see. Of the values 1 to 100 and theta = 70, 71 to 100 remain.
     """
     if not 0 <= theta <= 100:
         raise ValueError(f"theta is a percentage, 0 to 100, not {theta}")
     pixels = masks.flatten(-2)
     k = int(theta * (pixels.shape[-1] - 1) // 100) + 1
-    threshold = pixels.kthvalue(k, dim=-1, keepdim=True).values
-    return torch.where(pixels <= threshold, 0, pixels).view_as(masks)
+    threshold = pixels.kthvalue(k, dim=-1).values[..., None, None]
+    return torch.where(masks <= threshold + _rounding(masks), 0, masks)
 
 
 def group_sum(features, weights, groups):
