@@ -217,7 +217,7 @@ def render(work, output):
     if not jupyter_book.__version__.startswith("1."):
         raise SystemExit(f"Jupyter Book 1 is needed, not {jupyter_book.__version__}: make clean-all, then make book")
     command = [Path(sys.executable).with_name("jupyter-book"), "build", work, "--path-output", output]
-    run = subprocess.run([*command, "-W", "-n", "--keep-going", "-q"], cwd=ROOT)
+    run = subprocess.run([*command, "-W", "-n", "--keep-going", "-q"], cwd=ROOT, stdout=subprocess.PIPE)
     index = output / "_build" / "html" / "index.html"
     if run.returncode or not index.exists():
         # Without this, the next call would not read the faulty pages again, and pass.
