@@ -1,0 +1,338 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import networks
+import oracle
+import thesis_lib as tl
+from networks import FAMILIES, images, random_network
+from thesis_lib.classifier import find_layer
+
+
+def classifier(family=networks.Plain, seed=0, **settings):
+    return tl.Classifier(random_network(family, seed), family.layer, **settings)
+
+
+def state(network):
+    """Everything of a network that must come back as it was given."""
+    return (
+        {name: (p.clone(), p.requires_grad, p.grad) for name, p in network.named_parameters()},
+        {name: b.clone() for name, b in network.named_buffers()},
+        {name: m.training for name, m in network.named_modules()},
+        {name: len(m._forward_hooks) for name, m in network.named_modules()},
+    )
+
+
+def assert_same_state(network, before):
+    after = state(network)
+    for name, (value, requires_grad, grad) in before[0].items():
+        assert torch.equal(value, after[0][name][0]) and grad is None, name
+        assert (requires_grad, grad) == after[0][name][1:], name
+    assert all(torch.equal(value, after[1][name]) for name, value in before[1].items())
+    assert before[2:] == after[2:]
+
+
+# Features and gradients
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("score", ["logit", "probability"])
+def test_gradients_of_the_tail_equal_back_propagation_through_everything(
+    family, dtype, tolerance, score
+):
+    clf = classifier(family)
+    clf.network.to(dtype)
+    x = images(3, 40, 56, dtype=dtype)
+    features, gradients, logits, classes = clf.features_and_gradients(x, [1, 6, 3], score)
+    assert features.is_contiguous() and gradients.is_contiguous()
+    forward = oracle.Forward(clf.network, family.layer)
+    for i, c in enumerate([1, 6, 3]):
+        a, g = forward.features_and_gradients(x[[i]].double(), c)
+        if score == "probability":  # dp_c/dA = p_c (dl_c/dA - sum_j p_j dl_j/dA)
+            p = forward.probabilities(x[[i]].double())
+            each = [forward.features_and_gradients(x[[i]].double(), j)[1] for j in range(7)]
+            g = p[c] * (g - sum(p[j] * each[j] for j in range(7)))
+        for ours, literal in [(features[i], a), (gradients[i], g)]:
+            error = (ours - literal).abs().max() / literal.abs().max()
+            assert error < tolerance
+        torch.testing.assert_close(logits[i].double(), forward(x[[i]].double()), atol=1e-4, rtol=0)
+    assert classes.tolist() == [1, 6, 3]
+
+
+def test_one_forward_pass_with_a_graph_for_the_tail_only():
+    clf = classifier()
+    seen = []
+    for name in ["features.0", "features.6", "head.2"]:
+        module = clf.network.get_submodule(name)
+        module.register_forward_hook(lambda m, a, out: seen.append(out.requires_grad))
+    with tl.counting() as counts:
+        clf.features_and_gradients(images(3))
+    assert seen == [False, False, True]
+    assert counts["forward images"] == 3
+
+
+@pytest.mark.parametrize("family", [networks.Dense, networks.Residual])
+def test_features_are_those_of_the_layer_despite_in_place_work_behind_it(family):
+    clf = classifier(family)
+    x = images(2)
+    features, logits = clf.features(x)
+    a, _, expected, _ = clf.features_and_gradients(x)
+    assert torch.equal(features, a) and torch.equal(logits, expected)
+    if family is networks.Dense:
+        assert (features < 0).any()  # before the in-place ReLU
+    torch.testing.assert_close(logits, clf.network(x))
+
+
+def test_classes_default_to_the_predicted_ones():
+    clf = classifier()
+    x = images(5)
+    expected = clf.network(x).argmax(1)
+    assert torch.equal(clf.features_and_gradients(x)[3], expected)
+    assert torch.equal(clf.predict(x), expected)
+
+
+@pytest.mark.parametrize("classes", [4, [4, 4, 4], (4, 4, 4), torch.tensor([4, 4, 4])])
+def test_classes_are_an_index_or_one_for_each_image(classes):
+    clf = classifier()
+    assert clf.features_and_gradients(images(3), classes)[3].tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "classes, error, message",
+    [
+        (7, IndexError, "7 classes, 0 to 6"),
+        (-1, IndexError, "out of range"),
+        ([1, 2], ValueError, "2 classes for 3 images"),
+        ([1.0, 2.0, 3.0], TypeError, "one index for each image"),
+        ([[1], [2], [3]], TypeError, "one index for each image"),
+    ],
+)
+def test_wrong_classes_say_so(classes, error, message):
+    with pytest.raises(error, match=message):
+        classifier().features_and_gradients(images(3), classes)
+
+
+# The network comes back as it was given
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_train_mode_frozen_parameters_and_hooks_are_left_alone(family):
+    clf = classifier(family)
+    x = images(3)
+    expected = clf.features_and_gradients(x)
+    clf.network.train()
+    next(clf.network.children()).eval()
+    for parameter in list(clf.network.parameters())[::2]:
+        parameter.requires_grad_(False)
+    clf.network.get_submodule(clf.layer).register_forward_hook(lambda m, a, out: None)
+    before = state(clf.network)
+    for ours, literal in zip(clf.features_and_gradients(x), expected, strict=True):
+        torch.testing.assert_close(ours, literal)
+    clf.features(x), clf.predict(x)
+    assert_same_state(clf.network, before)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+class Failing(networks.Plain):
+    def forward(self, x):
+        super().forward(x)
+        raise RuntimeError("out of cheese")
+
+
+@pytest.mark.parametrize("call", ["features", "features_and_gradients", "logits"])
+def test_the_network_is_restored_after_an_exception(call):
+    network = Failing().train()
+    clf = tl.Classifier(network, "features.7")
+    before = state(network)
+    with pytest.raises(RuntimeError, match="out of cheese"):
+        getattr(clf, call)(images(2))
+    assert_same_state(network, before)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_inside_no_grad_and_inference_mode(mode, frozen):
+    clf = classifier(networks.Inverted)
+    clf.network.requires_grad_(not frozen)
+    expected = clf.features_and_gradients(images(3), [0, 1, 2])
+    with mode():
+        x, classes = images(3), torch.tensor([0, 1, 2])
+        results = clf.features_and_gradients(x, classes)
+        logits = clf.logits(x)
+        assert not torch.is_grad_enabled()
+    for ours, literal in zip(results, expected, strict=True):
+        torch.testing.assert_close(ours, literal)
+    torch.testing.assert_close(logits, expected[2])
+
+
+def test_results_are_ordinary_tensors():
+    clf = classifier()
+    for result in [clf.logits(images(1)), *clf.features(images(1))]:
+        assert not result.is_inference() and not result.requires_grad
+
+
+def test_channels_last_networks_and_images():
+    clf = classifier(networks.Residual)
+    x = images(3)
+    expected = clf.features_and_gradients(x)
+    clf.network.to(memory_format=torch.channels_last)
+    results = clf.features_and_gradients(x.to(memory_format=torch.channels_last))
+    for ours, literal in zip(results, expected, strict=True):
+        torch.testing.assert_close(ours, literal)
+
+
+def test_a_network_that_views_its_pixels_in_plain_order():
+    clf = classifier(networks.Viewed)
+    x = images(3)
+    features, gradients, logits, _ = clf.features_and_gradients(x)
+    torch.testing.assert_close(logits, clf.network(x))
+    forward = oracle.Forward(clf.network, "conv")
+    a, g = forward.features_and_gradients(x[[0]].double(), logits[0].argmax())
+    torch.testing.assert_close(features[0].double(), a, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradients[0].double(), g, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(clf.logits(x), clf.network(x))
+
+
+# Batches, devices, inputs
+
+
+@pytest.mark.parametrize("batch, side, passes", [(2, 48, 3), (5, 48, 1), (4, 448, 5), (1, 32, 5)])
+def test_batch_bounds_the_images_of_a_pass(batch, side, passes):
+    clf = classifier(batch=batch)
+    x = images(5, side, side)
+    sizes = []
+    clf.network.register_forward_hook(lambda m, args, out: sizes.append(len(args[0])))
+    results = clf.features_and_gradients(x, [0, 1, 2, 3, 4])
+    assert len(sizes) == passes and sum(sizes) == 5
+    whole = clf.with_batch(1000).features_and_gradients(x, [0, 1, 2, 3, 4])
+    for ours, literal in zip(results, whole, strict=True):
+        torch.testing.assert_close(ours, literal, rtol=1e-4, atol=1e-5)
+    assert clf.batch == batch
+
+
+def test_batch_must_be_positive():
+    with pytest.raises(ValueError, match="at least 1"):
+        classifier(batch=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        classifier().with_batch(0)
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(3, 8, 8), torch.zeros(1, 3, 8, 8).long(), "image", torch.zeros(0, 3, 8, 8)]
+)
+def test_images_that_are_none(bad):
+    with pytest.raises(ValueError, match="images"):
+        classifier().logits(bad)
+
+
+def test_images_move_to_the_networks_type():
+    clf = classifier()
+    clf.network.double()
+    assert clf.dtype == torch.float64 and clf.device.type == "cpu"
+    assert clf.logits(images(1)).dtype == torch.float64
+
+
+def test_normalise_and_back():
+    pixels = torch.rand(2, 3, 4, 5)
+    clf = classifier()
+    normalised = clf.normalise(pixels)
+    torch.testing.assert_close(normalised[:, 1], (pixels[:, 1] - 0.456) / 0.224)
+    torch.testing.assert_close(clf.denormalise(normalised), pixels)
+
+
+def test_probabilities_by_activation():
+    x = images(2)
+    network = random_network(networks.Plain)
+    softmax = tl.Classifier(network, "features.7")
+    sigmoid = tl.Classifier(network, "features.7", activation="sigmoid")
+    torch.testing.assert_close(softmax.probabilities(x), network(x).softmax(1))
+    torch.testing.assert_close(sigmoid.probabilities(x), network(x).sigmoid())
+    picked = sigmoid.scores(x, torch.tensor([2, 5]), "probability")
+    torch.testing.assert_close(picked, network(x).sigmoid()[[0, 1], [2, 5]])
+    with pytest.raises(ValueError, match="softmax"):
+        tl.Classifier(network, "features.7", activation="tanh")
+    with pytest.raises(ValueError, match="logit"):
+        softmax.features_and_gradients(x, score="margin")
+
+
+def test_weights_that_are_nan_give_one_clear_error():
+    clf = classifier()
+    nn.init.constant_(clf.network.head[2].weight, float("nan"))
+    for call in [clf.logits, clf.features, clf.features_and_gradients]:
+        with pytest.raises(ValueError, match="not finite"):
+            call(images(1))
+
+
+# Layers
+
+
+@pytest.mark.parametrize(
+    "layer, message",
+    [
+        ("features.99", "no layer 'features.99'"),
+        ("head.2", "no feature maps"),
+        ("unused", "does not run"),
+        ("shared", "more than once"),
+        ("beside", "do not depend"),
+    ],
+)
+def test_layers_that_cannot_be_explained_say_so(layer, message):
+    class Odd(networks.Plain):
+        def __init__(self):
+            super().__init__()
+            self.unused, self.beside = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+            self.shared = nn.ReLU()
+
+        def forward(self, x):
+            self.beside(x)
+            return self.head(self.shared(self.shared(self.features(x))))
+
+    with pytest.raises(ValueError, match=message):
+        tl.Classifier(Odd(), layer).features_and_gradients(images(1))
+
+
+@pytest.mark.parametrize(
+    "name, layer",
+    [
+        ("vgg19", "features.35"),
+        ("vgg19_bn", "features.51"),
+        ("alexnet", "features.11"),
+        ("resnet50", "layer4.2"),
+        ("squeezenet1_1", "features.12"),
+        ("mobilenet_v2", "features.18.2"),
+        ("mobilenet_v3_small", "features.12.2"),
+        ("densenet121", "features.norm5"),
+        ("efficientnet_b0", "features.8.2"),
+        ("convnext_tiny", "features.7.2"),
+        ("shufflenet_v2_x0_5", "conv5.2"),
+    ],
+)
+def test_the_explained_layer_of_torchvisions_networks(name, layer):
+    with torch.device("meta"):  # shapes only
+        network = torchvision.models.get_model(name, weights=None).train()
+    assert find_layer(network) == layer
+    assert all(module.training and not module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_explained_layer_of_small_networks(family):
+    assert find_layer(random_network(family)) == family.layer
+
+
+def test_a_network_without_a_layer_to_find():
+    with pytest.raises(ValueError, match="name the layer"):
+        find_layer(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    with pytest.raises(ValueError, match="name the layer"):  # made for 32 pixel images
+        find_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 3)))
+
+
+def test_two_classifiers_may_share_a_network():
+    clf = classifier(networks.Residual)
+    other = tl.Classifier(clf.network, "stem")
+    assert copy.copy(clf).features(images(1))[0].shape == (1, 12, 12, 12)
+    assert not torch.equal(other.features(images(1))[0], clf.features(images(1))[0])
