@@ -1,0 +1,257 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from scipy import stats
+
+from thesis_lib import plots
+from thesis_lib.report import (
+    CONFIDENCE_LABELS,
+    bootstrap_interval,
+    confidence_bins,
+    confidence_table,
+    holm,
+    paired_table,
+    readable,
+    show,
+)
+
+
+def rows(n=40, seed=0, gains=(("a", 0.0), ("msg_cam", 0.1), ("b", 0.1))):
+    rng = np.random.default_rng(seed)
+    base = rng.uniform(0, 0.5, n)
+    return pd.DataFrame(
+        [
+            {"id": f"{i:03d}", "class": i % 4, "method": method, "probability": base[i] * 2,
+             "overall": base[i] + gain + rng.normal(0, 0.05)}
+            for method, gain in gains
+            for i in range(n)
+        ]
+    )  # fmt: skip
+
+
+def test_show_a_dict(capsys):
+    show(
+        {
+            "b": np.float32(1 / 3),
+            "a": 7,
+            "d": torch.tensor([0.12345, -1e-9]),
+            "c": "text",
+            "e": torch.tensor(2.0),
+            "f": (True, None, float("nan")),
+        }
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "a: 7",
+        "b: 0.333",
+        "c: text",
+        "d: [0.123, 0.000]",
+        "e: 2.000",
+        "f: [True, None, nan]",
+    ]
+
+
+def test_show_a_table(capsys):
+    table = pd.DataFrame({"mean": [0.5, -0.0001], "n": [3, 4]}, index=["z", "a"])
+    show(table, digits=2)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["mean", "n"],
+        ["a", "0.00", "4"],
+        ["z", "0.50", "3"],
+    ]
+
+
+def test_show_does_not_depend_on_the_order_of_making(capsys):
+    show({"x": 1.0, "y": 2.0})
+    first = capsys.readouterr().out
+    show({"y": 2.0, "x": 1.0 + 1e-9})
+    assert capsys.readouterr().out == first
+
+
+def test_bootstrap_against_the_normal_interval():
+    x = np.random.default_rng(1).normal(3, 2, 400)
+    mean, low, high = bootstrap_interval(x)
+    half = 1.96 * x.std() / np.sqrt(400)
+    assert mean == pytest.approx(x.mean())
+    assert low == pytest.approx(mean - half, abs=0.02) and high == pytest.approx(
+        mean + half, abs=0.02
+    )
+    assert bootstrap_interval(x) == (mean, low, high)
+    assert bootstrap_interval(x, seed=1) != (mean, low, high)
+
+
+def test_bootstrap_by_enumeration():
+    # Three values have 27 resamples; the bounds converge to the quantiles of their means.
+    x = np.array([0.0, 1.0, 5.0])
+    means = np.sort([np.mean([a, b, c]) for a in x for b in x for c in x])
+    _, low, high = bootstrap_interval(x, n=200_000)
+    assert low == pytest.approx(np.quantile(means, 0.025, method="inverted_cdf"))
+    assert high == pytest.approx(np.quantile(means, 0.975, method="inverted_cdf"))
+
+
+def test_bootstrap_takes_the_mean_over_groups():
+    x, groups = np.array([1.0] * 9 + [0.0]), ["many"] * 9 + ["one"]
+    assert bootstrap_interval(x)[0] == 0.9
+    assert bootstrap_interval(x, groups=groups) == (0.5, 0.5, 0.5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.integers(0, 99))
+def test_bootstrap_bounds(x, seed):
+    mean, low, high = bootstrap_interval(x, seed, n=200)
+    assert min(x) - 1e-12 <= low <= high <= max(x) + 1e-12
+    assert mean == pytest.approx(np.mean(x))
+
+
+def test_bootstrap_leaves_the_global_generator_alone():
+    np.random.seed(0)
+    before = np.random.get_state()[1].copy()
+    bootstrap_interval([1, 2, 3], n=10)
+    assert (np.random.get_state()[1] == before).all()
+
+
+@pytest.mark.parametrize("x", [[], [1.0, np.nan], [[1.0], [2.0]]])
+def test_bootstrap_bad_input(x):
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap_interval(x)
+
+
+def test_holm_by_hand():
+    # Sorted 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.04 x 1, made monotone.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert holm([0.02]) == pytest.approx([0.02])
+
+
+def test_paired_table():
+    data = rows()
+    table = paired_table(data.sample(frac=1, random_state=0).sort_values("method"), "overall")
+    assert list(table.index) == ["a", "b", "msg_cam"]
+    wide = data.pivot(index="id", columns="method", values="overall")
+    assert table["n"].tolist() == [40, 40, 40]
+    assert table["mean"].to_dict() == pytest.approx(wide.mean().to_dict())
+    a, b = wide["a"] - wide["msg_cam"], wide["b"] - wide["msg_cam"]
+    assert table.loc["a", "difference"] == pytest.approx(a.mean())
+    assert table.loc["a", "difference_high"] < 0 < table.loc["b", "difference_high"]
+    assert table.loc["msg_cam", ["difference", "p"]].isna().all()
+    p = [stats.wilcoxon(d).pvalue for d in (a, b)]
+    assert table["p"].tolist()[:2] == pytest.approx(holm(p))
+    assert table["p"].tolist()[0] == pytest.approx(2 * p[0])
+
+
+def test_paired_table_by_class():
+    data = rows()
+    table = paired_table(data, "overall", groups="class")
+    classes = data.groupby(["method", "class"])["overall"].mean().groupby("method").mean()
+    assert table["mean"].to_dict() == pytest.approx(classes.to_dict())
+
+
+def test_equal_methods_do_not_differ():
+    data = rows()
+    twin = data[data["method"] == "msg_cam"].assign(method="twin")
+    table = paired_table(pd.concat([data, twin]), "overall")
+    assert table.loc["twin", ["difference", "difference_low", "p"]].tolist() == [0, 0, 1]
+
+
+def test_paired_table_refuses_unpaired_rows():
+    data = rows()
+    with pytest.raises(ValueError, match=r"overall is missing for some pairs: \{'b': 1\}"):
+        paired_table(data[:-1], "overall")
+    with pytest.raises(ValueError, match="no rows of the reference 'cam'"):
+        paired_table(data, "overall", reference="cam")
+    with pytest.raises(ValueError):
+        paired_table(pd.concat([data, data]), "overall")  # duplicates
+
+
+def test_readable():
+    table = readable(paired_table(rows(), "overall"), digits=1)
+    assert list(table.columns) == ["n", "mean [95 %]", "difference [95 %]", "p (Holm)"]
+    assert table.loc["msg_cam", "p (Holm)"] == table.loc["msg_cam", "difference [95 %]"] == ""
+    mean, low, high = (
+        table.loc["a", "mean [95 %]"].replace("[", "").strip("]").replace(",", "").split()
+    )
+    assert float(low) < float(mean) < float(high)
+
+
+def test_eleven_confidence_bins():
+    assert len(CONFIDENCE_LABELS) == 11
+    probability = [0, 0.0999, 0.1, 0.3, 0.8999, 0.9, 0.99989, 0.9999, 1]
+    assert confidence_bins(probability).tolist() == [0, 0, 1, 3, 8, 9, 9, 10, 10]
+    assert confidence_bins(np.arange(10) / 10).tolist() == list(range(10))
+
+
+def test_confidence_table():
+    data = rows()
+    data.loc[data["id"] == "000", "probability"] = 0.99995
+    table = confidence_table(data, "overall")
+    assert len(table) == 33
+    assert table.groupby("method")["n"].sum().tolist() == [40, 40, 40]
+    last = table[(table["bin"] == 10) & (table["method"] == "a")].iloc[0]
+    expected = data[(data["id"] == "000") & (data["method"] == "a")]["overall"].item()
+    assert (last["n"], last["label"]) == (1, ">=0.9999")
+    assert last["mean"] == last["low"] == last["high"] == pytest.approx(expected)
+    table = confidence_table(data[data["probability"] < 0.5], "overall")
+    empty = table[table["n"] == 0]
+    assert set(empty["bin"]) == {5, 6, 7, 8, 9, 10} and empty["mean"].isna().all()
+
+
+# Plots -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def style():
+    plt.switch_backend("agg")
+    with plt.rc_context():
+        plots.use_style()
+        yield
+        plt.close("all")
+
+
+def test_colours_and_names_are_distinct_and_cover_the_methods():
+    from thesis_lib.methods import METHODS
+
+    assert set(METHODS) <= set(plots.METHOD_NAMES)
+    assert set(plots.METHOD_NAMES) == set(plots.METHOD_COLOURS) == set(plots.METHOD_LINES)
+    assert len(set(plots.METHOD_COLOURS.values())) == len(set(plots.METHOD_NAMES.values())) == 8
+    assert plots.name("my_method") == "my_method" and plots.colour("my_method").startswith("#")
+
+
+def test_colours_have_contrast_on_white():
+    for value in plots.METHOD_COLOURS.values():
+        rgb = np.array(plt.matplotlib.colors.to_rgb(value))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 2
+
+
+def test_overlay():
+    pixels = torch.full((3, 4, 5), 0.25)
+    image = plots.overlay(pixels, torch.zeros(4, 5), weight=0)
+    assert image.shape == (4, 5, 3) and image == pytest.approx(0.25)
+    assert (
+        plots.overlay(pixels, torch.ones(4, 5)).mean()
+        > plots.overlay(pixels, torch.zeros(4, 5)).mean()
+    )
+
+
+def test_figures(style):
+    pixels = torch.rand(2, 3, 8, 8)
+    figure = plots.show_maps(pixels, {"grad_cam": torch.rand(2, 8, 8)}, ["star", "heart"])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["picture", "Grad-CAM", "", ""]
+    assert figure.dpi <= 100
+
+    figure, axes = plt.subplots(1, 3)
+    fractions = np.linspace(0, 1, 5)
+    plots.curves(axes[0], fractions, {"msg_cam": fractions, "mine": fractions**2}, "insertion")
+    labels = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert labels == ["MSG-CAM 50.0", "mine 34.4"]
+    assert axes[0].lines[0].get_color() == plots.METHOD_COLOURS["msg_cam"]
+    table = paired_table(rows(), "overall")
+    plots.intervals(axes[1], table, "over-all", reference="msg_cam")
+    assert [label.get_text() for label in axes[1].get_yticklabels()] == ["a", "MSG-CAM", "b"]
+    plots.confidence(axes[2], confidence_table(rows(), "overall"), "over-all")
+    assert len(axes[2].get_xticklabels()) == 11
+    figure.canvas.draw()

@@ -1,0 +1,357 @@
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from thesis_lib.classifier import Classifier
+from thesis_lib.experiments import shards
+from thesis_lib.experiments.insertion_deletion import insertion_deletion
+from thesis_lib.experiments.pointing_game import energy_inside, pointing_game
+from thesis_lib.experiments.runs import evaluate, load_rows
+from thesis_lib.methods import METHODS
+
+torch.set_num_threads(1)
+SIZE = 32
+calls = []  # how many images `method` was given, call by call
+
+
+class Pictures:
+    """Seven small pictures of two classes each; `broken` ones cannot be read."""
+
+    def __init__(self, n=7, seed=0, broken=()):
+        self.ids = [f"picture-{i}" for i in range(n)]
+        self.seed, self.broken = seed, broken
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, i):
+        if i in self.broken:
+            raise OSError(f"cannot identify image file '/home/someone/data/{self.ids[i]}.jpg'")
+        generator = torch.Generator().manual_seed(100 * self.seed + i)
+        pixels = torch.rand(3, SIZE, SIZE, generator=generator)
+        left = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+        left[:, :16] = True
+        return SimpleNamespace(
+            id=self.ids[i], pixels=pixels, classes=(0, 2), masks={0: left, 2: ~left},
+            pixel_masks={2: ~left} if i % 2 else {},
+        )  # fmt: skip
+
+
+def classifier(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, stride=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(16, 3),
+        )
+        network[-1].weight.data *= 10
+    return Classifier(network, layer="3", name="small")
+
+
+def method(clf, images, classes=None, power=1):
+    calls.append(len(images))
+    return images.abs().mean(1).div(5).clamp(0, 1) ** power
+
+
+METHODS_HERE = {"mine": method, "grad_cam": METHODS["grad_cam"]}
+
+
+def run(out, dataset=None, methods=METHODS_HERE, clf=None, **settings):
+    calls.clear()
+    settings = {"step": 100, "chunk": 3} | settings
+    return evaluate(dataset or Pictures(), clf or classifier(), methods, out, **settings)
+
+
+def folder(rows):
+    return Path(rows.attrs["run"])
+
+
+def test_rows_of_insertion_and_deletion(tmp_path):
+    rows = run(tmp_path)
+    clf, dataset = classifier(), Pictures()
+    images = clf.normalise(torch.stack([dataset[i].pixels for i in range(7)]))
+    classes = clf.predict(images)
+    assert len(rows) == 14 and not rows.duplicated(["id", "class", "method"]).any()
+    for name, explain in METHODS_HERE.items():
+        part = rows[rows["method"] == name]
+        expected = insertion_deletion(clf, images, explain(clf, images, classes), classes, step=100)
+        assert part["id"].tolist() == dataset.ids
+        assert part["class"].tolist() == classes.tolist()
+        assert part["correct"].tolist() == [c in (0, 2) for c in classes.tolist()]
+        assert part["probability"].to_numpy() == pytest.approx(expected.insertion[:, -1].numpy())
+        for key in ("insertion", "deletion"):
+            curves = np.stack(part[key])
+            assert curves.shape == (7, 12)
+            assert curves == pytest.approx(getattr(expected, key).numpy(), abs=1e-6)
+        for key in ("insertion_auc", "deletion_auc", "overall"):
+            assert part[key].to_numpy() == pytest.approx(getattr(expected, key).numpy(), abs=1e-6)
+    tied = rows[rows["method"] == "grad_cam"]["tied"]  # exact, but for ties by rounding
+    assert tied.to_numpy() == pytest.approx(expected.tied.numpy(), abs=20) and tied.min() > 0
+
+
+def test_rows_of_the_pointing_game(tmp_path):
+    rows = run(tmp_path, metrics=("pointing_game",))
+    assert "overall" not in rows
+    assert len(rows) == 7 * 2 * 2  # pictures, classes, methods
+    dataset, clf = Pictures(), classifier()
+    sample = dataset[5]
+    part = rows[(rows["id"] == "picture-5") & (rows["method"] == "grad_cam")].set_index("class")
+    assert part.index.tolist() == [0, 2]
+    for c in (0, 2):
+        images, mask = clf.normalise(sample.pixels[None]), sample.masks[c][None]
+        maps = METHODS["grad_cam"](clf, images, [c])
+        hits, misses = pointing_game(maps, mask)
+        assert (part.loc[c, "hits"], part.loc[c, "misses"]) == (hits.item(), misses.item())
+        assert part.loc[c, "argmax_hit"] == pointing_game(maps, mask, 1, 15)[0].item()
+        assert part.loc[c, "energy"] == pytest.approx(energy_inside(maps, mask).item(), abs=1e-5)
+        assert part.loc[c, "probability"] == pytest.approx(clf.probabilities(images)[0, c].item())
+    assert part["correct"].all()
+    assert np.isnan(part.loc[0, "pixel_energy"])  # there is a pixel mask of class 2 only
+    assert part.loc[2, "pixel_energy"] == pytest.approx(part.loc[2, "energy"])
+    even = rows[rows["id"] == "picture-4"]
+    assert even["pixel_energy"].isna().all()
+
+
+def test_both_metrics_follow_the_labelled_classes(tmp_path):
+    rows = run(tmp_path, metrics=("pointing_game", "insertion_deletion"), limit=2)
+    assert len(rows) == 2 * 2 * 2
+    assert {"hits", "overall"} <= set(rows)
+    ends = np.array([curve[-1] for curve in rows["insertion"]])
+    assert ends == pytest.approx(rows["probability"].to_numpy(), abs=1e-6)
+
+
+def test_limit_and_names(tmp_path):
+    rows = run(tmp_path, methods=["grad_cam", "xgrad_cam"], limit=4)
+    assert rows["id"].unique().tolist() == [f"picture-{i}" for i in range(4)]
+    assert rows["method"].unique().tolist() == ["grad_cam", "xgrad_cam"]
+
+
+def test_a_finished_run_is_not_computed_again(tmp_path):
+    first = run(tmp_path)
+    assert calls == [3, 3, 1]
+    manifest = (folder(first) / "manifest.json").read_bytes()
+    again = run(tmp_path)
+    assert calls == []
+    pd.testing.assert_frame_equal(first, again)
+    assert (folder(first) / "manifest.json").read_bytes() == manifest
+    pd.testing.assert_frame_equal(load_rows(folder(first)), first)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "delete"])
+def test_a_damaged_shard_is_computed_again(tmp_path, damage):
+    first = run(tmp_path)
+    shard = folder(first) / "chunk-000003.parquet"
+    content = bytearray(shard.read_bytes())
+    if damage == "cut":
+        shard.write_bytes(content[: len(content) // 2])
+    elif damage == "empty":
+        shard.write_bytes(b"")
+    elif damage == "flip":
+        content[len(content) // 2] ^= 255
+        shard.write_bytes(content)
+    else:
+        shard.unlink()
+    with pytest.raises(ValueError, match="has 8 of 14 rows"):
+        load_rows(folder(first))
+    again = run(tmp_path)
+    assert calls == [3]
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_an_interrupted_run_continues(tmp_path):
+    expected = run(tmp_path / "whole")
+
+    def stops(clf, images, classes=None):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return method(clf, images, classes)
+
+    methods = {"mine": stops}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, methods=methods)
+    (unfinished,) = [path for path in tmp_path.iterdir() if path.name != "whole"]
+    assert [path.name for path in unfinished.iterdir()] == ["chunk-000000.parquet"]
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        load_rows(unfinished)
+    calls[:] = [0, 0]  # goes on now
+    dataset, clf = Pictures(), classifier()
+    rows = evaluate(dataset, clf, methods, tmp_path, step=100, chunk=3)
+    assert calls == [0, 0, 3, 1] and folder(rows) == unfinished
+    mine = expected[expected["method"] == "mine"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rows, mine)
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    def full(table, path, **settings):
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(shards.pq, "write_table", full)
+    with pytest.raises(OSError, match="no space"):
+        run(tmp_path)
+    (only,) = tmp_path.iterdir()
+    assert list(only.iterdir()) == []
+
+
+def test_what_changes_the_numbers_is_another_run(tmp_path):
+    twice = classifier()
+    twice.network[0].bias.data[0] += 1e-3
+    half = Classifier(classifier().network, layer="1", name="small")
+    changed = [
+        {},
+        {"step": 101},
+        {"limit": 6},
+        {"chunk": 4},
+        {"clf": twice},
+        {"clf": half},
+        {"dataset": Pictures(seed=1)},
+        {"dataset": Pictures(n=8)},
+        {"metrics": ("pointing_game",)},
+        {"methods": {"mine": method}},
+        {"methods": {"mine": functools.partial(method, power=2)}},
+        {"methods": {"mine": functools.partial(method, power=3)}},
+        {"methods": {"other": method}},
+    ]
+    folders = {folder(run(tmp_path, **settings)) for settings in changed}
+    assert len(folders) == len(changed) == len(list(tmp_path.iterdir()))
+    # What does not: the batch, the memory format, the order in which metrics are named.
+    clf = classifier().with_batch(2)
+    clf.network.to(memory_format=torch.channels_last)
+    assert folder(run(tmp_path, clf=clf)) in folders and calls == []
+
+
+def test_describe_tells_functions_apart():
+    def closure(power):
+        return lambda clf, images, classes: method(clf, images, classes, power)
+
+    assert shards.describe(closure(1)) == shards.describe(closure(1))
+    assert shards.describe(closure(1)) != shards.describe(closure(2))
+    made = [lambda clf, images, classes, p=p: method(clf, images, classes, p) for p in (1, 2)]
+    assert shards.describe(made[0]) != shards.describe(made[1])
+    assert json.dumps(shards.describe(METHODS["msg_cam"]))
+    with pytest.raises(ValueError, match="no stable description"):
+        shards.describe(functools.partial(method, power=object()))
+
+
+class Deadly(Pictures):
+    def __getitem__(self, i):
+        if i == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(i)
+
+
+def test_a_killed_process_is_continued_by_another(tmp_path):
+    code = f"from test_runs import *; run({str(tmp_path)!r}, Deadly(), ['grad_cam'])"
+    environment = os.environ | {
+        "PYTHONHASHSEED": "7",  # another one than ours, on which no key may depend
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(shards.LIBRARY.parent)]),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    (unfinished,) = tmp_path.iterdir()
+    (shard,) = unfinished.iterdir()
+    before = shard.stat().st_mtime_ns
+    rows = run(tmp_path, methods=["grad_cam"])
+    assert folder(rows) == unfinished and shard.stat().st_mtime_ns == before
+    expected = run(tmp_path / "whole", methods=["grad_cam"])
+    pd.testing.assert_frame_equal(rows, expected)
+
+
+def test_what_cannot_be_read_is_skipped_and_listed(tmp_path):
+    dataset = Pictures(broken=(0, 3, 4, 5))  # the second chunk has nothing left
+    rows = run(tmp_path, dataset)
+    assert rows["id"].unique().tolist() == ["picture-1", "picture-2", "picture-6"]
+    manifest = json.loads((folder(rows) / "manifest.json").read_text())
+    assert [name for name, _ in manifest["skipped"]] == [f"picture-{i}" for i in (0, 3, 4, 5)]
+    assert manifest["skipped"][0][1] == "OSError: cannot identify image file 'picture-0.jpg'"
+    again = run(tmp_path, dataset)
+    assert calls == []
+    pd.testing.assert_frame_equal(rows, again)
+    with pytest.raises(ValueError, match="its manifest lists what was skipped"):
+        run(tmp_path, Pictures(broken=range(7)))
+
+
+def test_a_class_without_a_pixel_is_left_out(tmp_path):
+    class Dataset(Pictures):
+        def __getitem__(self, i):
+            sample = super().__getitem__(i)
+            if i == 1:
+                sample.masks[0] = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+            return sample
+
+    rows = run(tmp_path, Dataset(), metrics=["pointing_game"])
+    assert rows[rows["id"] == "picture-1"]["class"].unique().tolist() == [2]
+    manifest = json.loads((folder(rows) / "manifest.json").read_text())
+    assert manifest["skipped"] == [["picture-1", "class 0: its boxes cover no pixel"]]
+
+
+def test_manifest(tmp_path):
+    rows = run(tmp_path)
+    text = (folder(rows) / "manifest.json").read_text()
+    manifest = json.loads(text)
+    assert manifest["rows"] == 14 and manifest["skipped"] == []
+    assert manifest["settings"]["dataset"]["pictures"] == 7
+    assert manifest["settings"]["classifier"]["name"] == "small"
+    assert manifest["settings"]["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    # To know the classes; 12 points of two curves that share their ends, by two methods; Grad-CAM.
+    assert manifest["counts"]["forward images"] == 7 + 7 * 22 * 2 + 7
+    assert manifest["seconds"] >= 0
+    assert str(tmp_path) not in text and str(shards.LIBRARY.parent) not in text
+    assert set(manifest) == {
+        "settings", "rows", "skipped", "counts", "seconds", "device", "python", "commit",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("OSError: '/a/b c/d.jpg' is broken", "OSError: 'd.jpg' is broken"),
+        ("no such file: /a/b/d.jpg", "no such file: d.jpg"),
+        (r"bad C:\Users\me\d.jpg", "bad d.jpg"),
+        ("d.jpg: 3/4 of it", "d.jpg: 3/4 of it"),
+    ],
+)
+def test_folders_are_dropped(text, expected):
+    assert shards.without_folders(text) == expected
+
+
+def test_progress_is_silent_without_a_terminal(tmp_path, capfd, monkeypatch):
+    run(tmp_path)
+    assert capfd.readouterr().err == ""
+    run(tmp_path, step=99, progress=True)
+    assert "7/7" in capfd.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run(tmp_path, step=98)
+    assert "7/7" in capfd.readouterr().err
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    run(tmp_path, step=97)
+    assert capfd.readouterr().err == ""
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(KeyError, match="no method is called 'grad'"):
+        run(tmp_path, methods=["grad"])
+    with pytest.raises(ValueError, match="metrics must be among"):
+        run(tmp_path, metrics=("insertion",))
+    with pytest.raises(ValueError, match="metrics must be among"):
+        run(tmp_path, metrics=())
+    with pytest.raises(ValueError, match="engine"):
+        run(tmp_path, engine="ray")
+    with pytest.raises(ValueError, match="maps must be"):
+        run(tmp_path, methods={"small": lambda clf, images, classes: images[:, 0, ::2]})

@@ -1,0 +1,111 @@
+"""Insertion and deletion curves (thesis 3.4.4; Petsiuk et al., "RISE", BMVC 2018)."""
+
+from typing import NamedTuple
+
+import torch
+
+from thesis_lib.classifier import resolve_classes
+from thesis_lib.kernels import blur, count, rank_pixels
+
+
+class InsertionDeletion(NamedTuple):
+    """Curves and areas of N images at T points, in [0, 1] (`overall` in [-1, 1])."""
+
+    fractions: torch.Tensor  # (T,) share of pixels inserted or deleted: 0, step / (H W), ..., 1
+    insertion: torch.Tensor  # (N, T) probability of the class; its end is the intact image
+    deletion: torch.Tensor  # (N, T) probability of the class; its start is the intact image
+    insertion_auc: torch.Tensor  # (N,) higher is better
+    deletion_auc: torch.Tensor  # (N,) lower is better
+    overall: torch.Tensor  # (N,) insertion_auc - deletion_auc
+    classes: torch.Tensor  # (N,) whose probability was followed
+    tied: (
+        torch.Tensor
+    )  # (N,) pixels that share their value with another: the map does not rank them
+
+
+@torch.no_grad()
+def insertion_deletion(clf, images, maps, classes=None, step=448):
+    """Insert a map's strongest pixels first into a blurred image, and delete them from the image.
+
+    Both experiments replace `step` more pixels at each point and share the blurred image (51 x 51,
+    sigma 50, see `thesis_lib.kernels.blur`) as their canvas: insertion starts there, deletion
+    ends there. 448 pixels are two rows, or 0.89 %, of a 224 x 224 image, which gives 113 points.
+    Pixels go strongest first; equal ones in reading order, and `tied` says how many there are. The
+    area is the trapezoid rule over the true fractions, so `step` need not divide the number of
+    pixels. As both curves share their end points, an image costs 2 T - 2 forward passes.
+
+    Args:
+        clf: a Classifier.
+        images: (N, 3, H, W), normalised, both sides above 25 pixels.
+        maps: (N, H, W), finite, of any range; only their order counts.
+        classes: whose probability to follow: an int or (N,); None for the class that is predicted
+            on the intact image.
+        step: pixels per point, 1 to H W - 1.
+
+    Returns:
+        InsertionDeletion
+
+    Raises:
+        ValueError: for maps of another size than the images or holding NaN, and for a step out of
+            range.
+        IndexError: for a class out of range.
+
+    >>> result = tl.insertion_deletion(clf, images, maps)  # doctest: +SKIP
+    >>> result.overall.mean()  # doctest: +SKIP
+    """
+    images = clf.prepare(images)
+    n, _, height, width = images.shape
+    maps = check_maps(maps, (n, height, width)).to(clf.device)
+    if not 1 <= step < height * width:
+        raise ValueError(f"step must lie in 1..{height * width - 1} (pixels), not {step}")
+    counts = torch.arange(0, height * width + step, step, device=clf.device)
+    counts = counts.clamp_(max=height * width)  # (T,) pixels replaced so far
+
+    probabilities = clf.probabilities(images)
+    classes = resolve_classes(clf.targets(classes, n), probabilities)
+    intact = probabilities.gather(1, classes.unsqueeze(1))
+    blurred = blur(images)
+    canvas = clf.scores(blurred, classes, "probability").unsqueeze(1)
+    ranks = rank_pixels(maps).view(n, 1, height, width)
+
+    # Every frame between the end points is one job: (image, insertion or deletion, point). Frames
+    # are composed batch by batch, so that the batches are full and no other frame is in memory.
+    inner = counts[1:-1].repeat(2)
+    jobs = torch.arange(n * len(inner), device=clf.device)
+    scores = []
+    for batch in jobs.split(clf.batch):
+        image, frame = batch // len(inner), batch % len(inner)
+        strong = ranks[image] < inner[frame].view(-1, 1, 1, 1)
+        deleting = (frame >= len(inner) // 2).view(-1, 1, 1, 1)
+        frames = torch.where(strong ^ deleting, images[image], blurred[image])
+        scores.append(clf.scores(frames, classes[image], "probability"))
+    inserted, deleted = torch.cat(scores).view(n, 2, -1).unbind(1)
+
+    insertion = torch.cat([canvas, inserted, intact], 1)
+    deletion = torch.cat([intact, deleted, canvas], 1)
+    fractions = counts.to(insertion.dtype) / (height * width)
+    tied = tied_pixels(maps)
+    count("tied pixels", tied.sum())
+    areas = [torch.trapezoid(curve, fractions) for curve in (insertion, deletion)]
+    return InsertionDeletion(
+        fractions, insertion, deletion, *areas, areas[0] - areas[1], classes, tied
+    )
+
+
+def tied_pixels(maps):
+    """Pixels of each map (N, H, W) that share their value with at least one other: (N,) int."""
+    values = maps.flatten(1).sort(1).values
+    equal = values[:, 1:] == values[:, :-1]
+    no = equal.new_zeros(len(equal), 1)
+    return (torch.cat([equal, no], 1) | torch.cat([no, equal], 1)).sum(1)
+
+
+def check_maps(maps, shape):
+    """The maps as a tensor, or a ValueError that says what is wrong with them."""
+    maps = torch.as_tensor(maps)
+    if maps.shape != shape:
+        raise ValueError(f"maps must be {tuple(shape)} (N, H, W), not {tuple(maps.shape)}")
+    bad = ~maps.isfinite().flatten(1).all(1)
+    if bad.any():
+        raise ValueError(f"the maps of images {bad.nonzero().flatten().tolist()} hold NaN or inf")
+    return maps

@@ -1,0 +1,102 @@
+"""The pointing game (thesis 3.4.5, equation 3-13; Zhang et al., excitation backprop, IJCV 2018)."""
+
+import math
+
+import pandas as pd
+import torch
+from torch.nn.functional import conv2d
+
+from thesis_lib.experiments.insertion_deletion import check_maps
+from thesis_lib.kernels import rank_pixels
+
+
+def pointing_game(maps, masks, points=100, tolerance=0):
+    """How many of a map's strongest points fall on the object.
+
+    `points=100` is the thesis's game; `points=1, tolerance=15` is the usual one (a single
+    maximum that may miss the object by less than 15 pixels).
+
+    Args:
+        maps: (N, H, W), finite. Equal values are taken in reading order.
+        masks: (N, H, W) bool, the class's boxes or pixels, none empty.
+        points: how many of the strongest points count, 1 to H W.
+        tolerance: pixels by which the masks grow: a point hits if its squared distance to the mask
+            is below tolerance ** 2, strictly, as TorchRay has it. 0 is the mask itself.
+
+    Returns:
+        hits, misses: (N,) int; they add up to `points`.
+
+    Raises:
+        ValueError: for maps and masks that differ in size, NaN, an empty mask, points or tolerance
+            out of range.
+
+    >>> maps = torch.tensor([[[0.9, 0.8], [0.1, 0.0]]])
+    >>> masks = torch.tensor([[[True, False], [True, False]]])
+    >>> pointing_game(maps, masks, points=2)
+    (tensor([1]), tensor([1]))
+    """
+    maps, masks = _check(maps, masks)
+    pixels = masks[0].numel()
+    if not 1 <= points <= pixels:
+        raise ValueError(f"points must lie in 1..{pixels}, not {points}")
+    chosen = rank_pixels(maps) < points
+    hits = (chosen & grow(masks, tolerance).flatten(1)).sum(1)
+    return hits, points - hits
+
+
+def grow(masks, tolerance):
+    """Masks (N, H, W) bool with every pixel whose distance to them is below `tolerance`.
+
+    Tolerance 15 turns a single pixel into a disk of 697.
+    """
+    if tolerance < 0:
+        raise ValueError(f"tolerance must not be negative, it is {tolerance}")
+    if tolerance == 0:
+        return masks
+    radius = math.ceil(tolerance) - 1  # the largest whole distance below the tolerance
+    distance = torch.arange(-radius, radius + 1, device=masks.device)
+    disk = (distance[:, None] ** 2 + distance**2 < tolerance**2).float()
+    # A count of mask pixels under the disk. It is whole, but a GPU may compute it in a way that is
+    # not exact: one half tells none from some.
+    covered = conv2d(masks[:, None].float(), disk[None, None], padding=radius)
+    return covered[:, 0] > 0.5
+
+
+def energy_inside(maps, masks):
+    """Share of the sum of each map that lies inside its mask: (N,) in [0, 1].
+
+    Args:
+        maps: (N, H, W), not negative. A map of zeros has nothing inside: 0.
+        masks: (N, H, W) bool, none empty.
+
+    Raises:
+        ValueError: as `pointing_game`, and for negative maps.
+    """
+    maps, masks = _check(maps, masks)
+    if (maps < 0).any():
+        raise ValueError("maps must not be negative: an energy share has no meaning otherwise")
+    total = maps.sum((1, 2))
+    inside = (maps * masks).sum((1, 2))
+    return torch.where(total > 0, inside / total, 0)
+
+
+def mean_over_classes(hits, misses, classes):
+    """Equation 3-13 per class, hits / (hits + misses), then the mean over the classes there are.
+
+    All three are (N,): tensors, arrays, columns or lists. Returns a float in [0, 1].
+    """
+    columns = {"hits": hits, "misses": misses, "class": classes}
+    table = pd.DataFrame({key: torch.as_tensor(x).tolist() for key, x in columns.items()})
+    sums = table.groupby("class").sum()
+    return float((sums["hits"] / (sums["hits"] + sums["misses"])).mean())
+
+
+def _check(maps, masks):
+    masks = torch.as_tensor(masks)
+    if masks.dtype != torch.bool or masks.ndim != 3:
+        raise ValueError("masks must be (N, H, W) bool")
+    maps = check_maps(maps, masks.shape)
+    empty = ~masks.flatten(1).any(1)
+    if empty.any():
+        raise ValueError(f"masks {empty.nonzero().flatten().tolist()} are empty; leave them out")
+    return maps, masks.to(maps.device)

@@ -1,0 +1,96 @@
+"""Sanity check by randomization (thesis 3.4.6; Adebayo et al., NeurIPS 2018)."""
+
+import copy
+import zlib
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from skimage.metrics import structural_similarity
+from torch import nn
+
+from thesis_lib.kernels import min_max
+
+
+def randomize(clf, mode="cascading", seed=0, layers="convolutions"):
+    """Yield (layer name, Classifier) with ever more, or other, layers random, output end first.
+
+    "cascading" adds one layer after the other; "independent" randomizes that one layer alone. A
+    layer's new parameters come from its own `reset_parameters` and depend on (seed, layer name)
+    only: they are the same in both modes and on every device. PyTorch's random state and the
+    given classifier stay as they are. Each classifier that is yielded is a copy of its own.
+
+    Args:
+        clf: a Classifier.
+        mode: "cascading" or "independent".
+        seed: int.
+        layers: "convolutions" (as the thesis; VGG19 has 16, from features.34 to features.0) or
+            "all": every layer with parameters and a `reset_parameters`, the linear ones included.
+            The order is that of registration, reversed.
+
+    Raises:
+        ValueError: for another mode or choice of layers, or a network that has no such layer.
+
+    >>> for name, random_clf in tl.randomize(clf, "independent"):  # doctest: +SKIP
+    ...     maps = tl.METHODS["grad_cam"](random_clf, images, classes)
+    """
+    if mode not in ("cascading", "independent"):
+        raise ValueError(f'mode must be "cascading" or "independent", not {mode!r}')
+    if layers not in ("convolutions", "all"):
+        raise ValueError(f'layers must be "convolutions" or "all", not {layers!r}')
+    names = [
+        name
+        for name, module in clf.network.named_modules()
+        if (isinstance(module, nn.Conv2d) if layers == "convolutions" else _resettable(module))
+    ]
+    if not names:
+        raise ValueError(f"the network has no layer to randomize among {layers!r}")
+    return _randomized(clf, mode, seed, names[::-1])
+
+
+def _randomized(clf, mode, seed, names):
+    current = clf
+    for name in names:
+        current = copy.deepcopy(current if mode == "cascading" else clf)
+        _reset(current.network.get_submodule(name), zlib.crc32(f"{seed} {name}".encode()))
+        yield name, current
+
+
+def _resettable(module):
+    own = next(module.parameters(recurse=False), None)
+    return own is not None and hasattr(module, "reset_parameters")
+
+
+def _reset(module, seed):
+    # Drawn on the CPU in the plain memory format, then copied: the order in which a random tensor
+    # is filled depends on both. reset_parameters knows only the global generator, hence the fork.
+    fresh = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        fresh.reset_parameters()
+    module.load_state_dict(fresh.state_dict())
+
+
+def similarity(a, b):
+    """How alike two sets of maps are: (spearman, ssim), two arrays (N,) in [-1, 1].
+
+    Both compare absolute values. Spearman's rank correlation is over all pixels, equal values
+    sharing their mean rank; it is 0 where either map is flat, as a flat map ranks nothing. SSIM is
+    of min-maxed maps, with the Gaussian window of its authors (sigma 1.5).
+
+    Args:
+        a, b: (N, H, W) each, finite.
+
+    >>> similarity(maps, maps)  # doctest: +SKIP
+    (array([1.]), array([1.]))
+    """
+    if a.shape != b.shape or a.ndim != 3:
+        raise ValueError(f"both must be (N, H, W), not {tuple(a.shape)} and {tuple(b.shape)}")
+    a, b = (torch.as_tensor(maps).cpu().double().abs() for maps in (a, b))
+    ranks = [rankdata(maps.flatten(1).numpy(), axis=1) for maps in (a, b)]
+    x, y = (r - r.mean(1, keepdims=True) for r in ranks)
+    spread = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    spearman = np.divide((x * y).sum(1), spread, out=np.zeros(len(a)), where=spread > 0)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    pairs = zip(min_max(a).numpy(), min_max(b).numpy(), strict=True)
+    return spearman, np.array([structural_similarity(*p, data_range=1, **window) for p in pairs])

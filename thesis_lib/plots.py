@@ -1,0 +1,140 @@
+"""One look for every figure: method colours and names, one colour map for saliency, few plots."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+METHOD_NAMES = {
+    "grad_cam": "Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "xgrad_cam": "XGrad-CAM",
+    "score_cam": "Score-CAM",
+    "group_cam": "Group-CAM",
+    "cameras": "CAMERAS",
+    "msg_cam": "MSG-CAM",
+    "transformer_attribution": "Transformer attribution",
+}
+# Okabe and Ito's palette, which colour-blind readers tell apart, without its pale yellow; dark red
+# takes that place. Line styles repeat the distinction without colour.
+_COLOURS = "#56B4E9 #0072B2 #009E73 #E69F00 #CC79A7 #555555 #D55E00 #882255".split()
+_LINES = ["--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", "-"]
+METHOD_COLOURS = dict(zip(METHOD_NAMES, _COLOURS, strict=True))
+METHOD_LINES = dict(zip(METHOD_NAMES, _LINES, strict=True))
+SALIENCY = "inferno"  # even in lightness, hence readable in grey and by the colour-blind
+WIDTH = 8  # inches of a full-width figure; 800 pixels at 100 dpi
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "figure.facecolor": "white",  # opaque: the same figure on a light and on a dark page
+    "savefig.facecolor": "white",
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "legend.fontsize": 10,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def use_style():
+    """Set the style for every figure that follows."""
+    plt.rcParams.update(STYLE)
+
+
+def name(method):
+    """How a method is called in text; a key that is not listed stands for itself."""
+    return METHOD_NAMES.get(method, method)
+
+
+def colour(method):
+    """A method's colour through the whole book; grey for one that is not listed."""
+    return METHOD_COLOURS.get(method, "#888888")
+
+
+def picture(pixels):
+    """Pixels (3, H, W) in [0, 1], array or tensor, as (H, W, 3) for imshow."""
+    return np.clip(np.asarray(pixels.cpu() if hasattr(pixels, "cpu") else pixels), 0, 1).transpose(
+        1, 2, 0
+    )
+
+
+def overlay(pixels, saliency, weight=0.5):
+    """A map (H, W) in [0, 1] in colour over its picture (3, H, W), as (H, W, 3)."""
+    saliency = np.asarray(saliency.cpu() if hasattr(saliency, "cpu") else saliency)
+    return (1 - weight) * picture(pixels) + weight * plt.get_cmap(SALIENCY)(saliency)[..., :3]
+
+
+def show_maps(pixels, maps, titles=None):
+    """A grid: one row per picture, the picture itself and then its map by every method.
+
+    `pixels` is (N, 3, H, W) in [0, 1]; `maps` maps a method (or any title) to (N, H, W);
+    `titles` (N,) name the rows, the class for instance. Returns the figure.
+    """
+    rows, columns = len(pixels), 1 + len(maps)
+    side = WIDTH / columns
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * side + 0.3), squeeze=False)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for row in range(rows):
+        images = [picture(pixels[row])] + [overlay(pixels[row], m[row]) for m in maps.values()]
+        for axis, image in zip(axes[row], images, strict=True):
+            axis.imshow(image)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        if titles is not None:
+            axes[row, 0].set_ylabel(titles[row], fontsize=9)
+    for axis, title in zip(axes[0], ["picture", *map(name, maps)], strict=True):
+        axis.set_title(title.replace(" ", "\n"), fontsize=9 if columns > 5 else 11)
+    return figure
+
+
+def curves(axis, fractions, by_method, title="", areas=True):
+    """Insertion or deletion curves of one picture (or means) in one panel.
+
+    `by_method` maps a method to its curve (T,); `areas` adds the area under each to the legend.
+    """
+    for method, curve in by_method.items():
+        curve = np.asarray(curve)
+        area = f" {100 * np.trapezoid(curve, fractions):.1f}" if areas else ""
+        axis.plot(
+            fractions,
+            curve,
+            color=colour(method),
+            linestyle=METHOD_LINES.get(method, "-"),
+            label=name(method) + area,
+        )
+    axis.set(xlim=(0, 1), ylim=(0, 1.02), title=title, ylabel="probability")
+    axis.legend()
+
+
+def intervals(axis, table, label="", reference=None):
+    """Mean and 95 % interval of each method, from `thesis_lib.report.paired_table`.
+
+    `reference` names the method whose mean is drawn as a line to compare with.
+    """
+    for y, (method, row) in enumerate(table.iterrows()):
+        width = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        axis.errorbar(row["mean"], y, xerr=width, fmt="o", capsize=4, color=colour(method))
+    if reference is not None:
+        axis.axvline(table.loc[reference, "mean"], color=colour(reference), linewidth=1, zorder=0)
+    axis.set_yticks(range(len(table)), [name(method) for method in table.index])
+    axis.set_xlabel(label)
+    axis.invert_yaxis()
+
+
+def confidence(axis, table, label=""):
+    """Mean by confidence bin and method, from `thesis_lib.report.confidence_table`.
+
+    The ticks carry the number of images in each bin.
+    """
+    for method, part in table.groupby("method", sort=False):
+        style = {"color": colour(method), "linestyle": METHOD_LINES.get(method, "-")}
+        axis.plot(part["bin"], part["mean"], marker="o", markersize=4, label=name(method), **style)
+    axis.set_xticks(part["bin"], part["label"] + "\nn=" + part["n"].astype(str), fontsize=8)
+    axis.set(xlabel="probability of the predicted class", ylabel=label)
+    axis.legend(ncols=2)
