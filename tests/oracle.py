@@ -205,3 +205,15 @@ METHODS = dict(
     grad_cam=grad_cam, grad_cam_plus_plus=grad_cam_plus_plus, xgrad_cam=xgrad_cam,
     score_cam=score_cam, group_cam=group_cam, cameras=cameras, msg_cam=msg_cam,
 )  # fmt: skip
+
+
+def maps(forward, name, images, classes, **settings):
+    """The maps (N, H, W) of a method for images (N, 3, H, W), one by one."""
+    pairs = zip(images.to("cpu", forward.dtype).split(1), map(int, classes), strict=True)
+    return torch.stack([METHODS[name](forward, x, c, **settings) for x, c in pairs])
+
+
+def relative_error(ours, literal):
+    """Largest difference of each map relative to its largest value; 0 where both are zero."""
+    difference = (ours.cpu().double() - literal.double()).abs().amax((1, 2))
+    return difference / literal.double().abs().amax((1, 2)).clamp(min=1e-300)
