@@ -18,7 +18,7 @@ endif
 .PHONY: help book test lab notebooks lock clean clean-all
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 book: .venv/.installed  ## execute what changed, render the pages (CONFIG=configs/NAME.yaml: other parameters)
 	@$(PY) scripts/book.py $(CONFIG)

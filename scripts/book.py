@@ -3,13 +3,13 @@
     python scripts/book.py configs/embedded.yaml              what `make book` does
     python scripts/book.py configs/embedded.yaml --update     what `make notebooks` does
 
-Executed copies live in `_build/NAME/notebooks`, NAME being the configuration's: reading, rendering or interrupting
-never changes a tracked file, and a run with other parameters cannot pass for the committed one. `--update` is for
-authors: it writes the copies back over `notebooks/`, to be committed.
+Executed copies live in `_build/NAME/notebooks`, NAME being the configuration's: rendering or
+interrupting never changes a tracked file, and a run with other parameters cannot pass for the
+committed one. `--update` is for authors: it writes the copies back over `notebooks/`.
 
-A notebook is executed again when its code, its parameters, `thesis_lib`, `data` or the locked packages change; after
-a change of prose alone the stored outputs move over to the new text. Jupyter Book's own cache knows nothing of
-`thesis_lib`, so it stays off.
+A notebook is executed again when its code, its parameters, `thesis_lib`, `data` or the locked
+packages change; after a change of prose alone the stored outputs move over to the new text. Jupyter
+Book's own cache knows nothing of `thesis_lib`, so it stays off.
 """
 
 import argparse
@@ -48,9 +48,9 @@ def read(path):
 
 
 def read_config(path):
-    """Parameters of each notebook, `{notebook: {parameter: value}}`, checked against the notebooks' parameters cells.
+    """Parameters `{notebook: {name: value}}`, checked against the notebooks' parameters cells.
 
-    papermill itself runs on with a misspelt name, and dies deep inside on a value of the wrong type.
+    papermill itself runs on with a misspelt name, and dies late of a value of the wrong type.
     """
     config = yaml.safe_load(Path(path).read_text("utf-8")) or {}
     for name, parameters in config.items():
@@ -60,7 +60,9 @@ def read_config(path):
         known = papermill.inspect_notebook(read(notebook))
         for key, value in (parameters or {}).items():
             if key not in known:
-                raise SystemExit(f"{path}: {name} has no parameter {key!r}; it has {', '.join(known)}")
+                raise SystemExit(
+                    f"{path}: {name} has no parameter {key!r}; it has {', '.join(known)}"
+                )
             kind = known[key]["inferred_type_name"].split("[")[0]
             if not isinstance(value, TYPES.get(kind, object)):
                 raise SystemExit(f"{path}: {name}: {key} must be of type {kind}, not {value!r}")
@@ -68,8 +70,9 @@ def read_config(path):
 
 
 def prepare(path, parameters):
-    """The notebook as it will be executed: without outputs, and with papermill's extra cell only if a parameter
-    differs from its default. The committed outputs come from the defaults, so they carry no such cell."""
+    """The notebook as it will be executed: without outputs, and with papermill's extra cell only
+    if a parameter differs from its default. Committed outputs come from the defaults, so they carry
+    no such cell."""
     notebook = read(path)
     defaults = {}
     for key, known in papermill.inspect_notebook(notebook).items():
@@ -106,7 +109,7 @@ def fingerprint(notebook):
 
 
 def tidy(outputs):
-    """Outputs that are the same at every execution and need no script from elsewhere to be shown."""
+    """Outputs that are the same at every execution and need no script from another host."""
     tidied = []
     for output in outputs:
         if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
@@ -136,10 +139,12 @@ def write(notebook, path):
 
 
 def use_own_profile():
-    """Keep the reader's IPython start-up files out of the kernels, and a warning of the kernel's out of the log."""
+    """Keep the reader's own IPython start-up files out, and a warning of every kernel's."""
     profile = ROOT / "_build" / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
-    (profile / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 40\n", "utf-8")
+    (profile / "ipython_kernel_config.py").write_text(
+        "get_config().IPKernelApp.log_level = 40\n", "utf-8"
+    )
     os.environ["IPYTHONDIR"] = str(profile.parent)
 
 
@@ -152,7 +157,10 @@ def execute(config, work, names=None):
     log = work / "executed.json"
     done = json.loads(log.read_text("utf-8")) if log.exists() else {}
     for i, path in enumerate(paths, start=1):
-        notebook, target = prepare(path, config.get(path.stem) or {}), work / "notebooks" / path.name
+        notebook, target = (
+            prepare(path, config.get(path.stem) or {}),
+            work / "notebooks" / path.name,
+        )
         before, now = done.get(path.stem, {}), fingerprint(notebook)
         label = f"[{i}/{len(paths)}] {path.stem}:"
         if before.get("fingerprint") == now and target.exists():
@@ -166,11 +174,16 @@ def execute(config, work, names=None):
             partial.parent.mkdir(parents=True, exist_ok=True)
             try:
                 executed = papermill.execute_notebook(
-                    copy.deepcopy(notebook), partial, cwd=path.parent, kernel_name="python3",
+                    copy.deepcopy(notebook),
+                    partial,
+                    cwd=path.parent,
+                    kernel_name="python3",
                     progress_bar=sys.stderr.isatty(),
                 )
             except papermill.PapermillExecutionError as error:
-                raise SystemExit(f"{error}\n{path.stem} failed; as far as it came: {partial}") from None
+                raise SystemExit(
+                    f"{error}\n{path.stem} failed; as far as it came: {partial}"
+                ) from None
             give_outputs(notebook, executed)
             partial.unlink()
             seconds = round(time.monotonic() - start)
@@ -182,7 +195,7 @@ def execute(config, work, names=None):
 
 
 def stage(work, notebooks=None):
-    """Lay the book's prose beside the executed notebooks (times of change kept: Sphinx reads them)."""
+    """Lay the book's prose beside the executed notebooks, with its dates: Sphinx reads them."""
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(ROOT / name, work / name)
     shutil.copytree(ROOT / "book", work / "book", dirs_exist_ok=True)
@@ -208,16 +221,26 @@ def title(path):
 
 
 def render(work, output):
-    """Build the HTML pages of `work` in `output/_build/html`; every warning is an error. Returns index.html.
+    """Build the pages of `work` in `output/_build/html`, every warning an error; return index.html.
 
-    Jupyter Book 2 would print a note and exit with 0 without making one page, hence the looks at the result.
+    Jupyter Book 2 would exit with 0 without making one page, hence the looks at the result.
     """
     import jupyter_book
 
     if not jupyter_book.__version__.startswith("1."):
-        raise SystemExit(f"Jupyter Book 1 is needed, not {jupyter_book.__version__}: make clean-all, then make book")
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", work, "--path-output", output]
-    run = subprocess.run([*command, "-W", "-n", "--keep-going", "-q"], cwd=ROOT, stdout=subprocess.PIPE)
+        raise SystemExit(
+            f"Jupyter Book 1 is needed, not {jupyter_book.__version__}: make clean-all book"
+        )
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        work,
+        "--path-output",
+        output,
+    ]
+    run = subprocess.run(
+        [*command, "-W", "-n", "--keep-going", "-q"], cwd=ROOT, stdout=subprocess.PIPE
+    )
     index = output / "_build" / "html" / "index.html"
     if run.returncode or not index.exists():
         # Without this, the next call would not read the faulty pages again, and pass.
@@ -225,17 +248,27 @@ def render(work, output):
         raise SystemExit("Rendering failed: see the warnings above")
     for name in pages(yaml.safe_load((work / "_toc.yml").read_text("utf-8"))):
         source = next(p for s in (".md", ".ipynb") if (p := work / f"{name}{s}").exists())
-        heading = re.search(r"<h1>(.*?)</h1>", (index.parent / f"{name}.html").read_text("utf-8"), re.S)
+        heading = re.search(
+            r"<h1>(.*?)</h1>", (index.parent / f"{name}.html").read_text("utf-8"), re.S
+        )
         if not heading or title(source) not in html.unescape(re.sub(r"<[^>]+>", "", heading[1])):
             raise SystemExit(f"{name}.html lacks its title {title(source)!r}")
     return index
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Execute the notebooks with papermill and render the book.")
-    parser.add_argument("config", type=Path, help="papermill parameters, for example configs/embedded.yaml")
-    parser.add_argument("--update", action="store_true", help="write the executed notebooks back, render nothing")
-    parser.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="with --update: these notebooks only")
+    parser = argparse.ArgumentParser(
+        description="Execute the notebooks with papermill and render the book."
+    )
+    parser.add_argument(
+        "config", type=Path, help="papermill parameters, for example configs/embedded.yaml"
+    )
+    parser.add_argument(
+        "--update", action="store_true", help="write the executed notebooks back, render nothing"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NOTEBOOK", help="with --update: these notebooks only"
+    )
     arguments = parser.parse_args()
     start, work = time.monotonic(), ROOT / "_build" / arguments.config.stem
     config = read_config(arguments.config)
@@ -245,7 +278,9 @@ def main():
         for path in paths:
             executed = nbformat.read(work / "notebooks" / path.name, as_version=4)
             if any(cell.id == "injected-parameters" for cell in executed.cells):
-                raise SystemExit(f"{path.stem}: committed outputs come from the notebook's own defaults")
+                raise SystemExit(
+                    f"{path.stem}: committed outputs come from the notebook's own defaults"
+                )
             write(executed, path)
         return
     print("rendering the pages with Jupyter Book", flush=True)

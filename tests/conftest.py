@@ -1,4 +1,4 @@
-"""What all tests share: one thread (faster for small tensors on few cores, and the same bits everywhere)."""
+"""What all tests share: one thread, which is faster for small tensors on few cores."""
 
 import pytest
 import torch

@@ -28,7 +28,10 @@ def tracked_files():
     try:
         names = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, check=True, capture_output=True, text=True,
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.split("\0")
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs a git checkout")
@@ -37,7 +40,10 @@ def tracked_files():
 
 def machine_paths(text):
     """Absolute paths that hold on one machine only."""
-    return re.findall(r"(?:/(?:tmp|work|root)/[A-Za-z.]|/home/[a-z]|/Users/[A-Za-z]|[A-Z]:\\\\?Users|site-packages/)\S*", text)
+    return re.findall(
+        r"(?:/(?:tmp|work|root)/[A-Za-z.]|/home/[a-z]|/Users/[A-Za-z]|[A-Z]:\\\\?Users|site-packages/)\S*",
+        text,
+    )
 
 
 def test_environment_equals_pyproject():
@@ -63,8 +69,8 @@ def test_lock_names_no_index_and_hashes_all():
 
 
 def test_the_asked_for_packages_are_there():
-    wanted = "jupyterlab jupyter-book torch torchvision kornia matplotlib seaborn papermill nbval".split()
-    assert set(wanted) <= {package(r) for r in PROJECT["dependencies"]}
+    wanted = "jupyterlab jupyter-book torch torchvision kornia matplotlib seaborn papermill nbval"
+    assert set(wanted.split()) <= {package(r) for r in PROJECT["dependencies"]}
 
 
 def test_jupyter_book_is_release_1():
@@ -108,21 +114,44 @@ def test_ci_is_executable():
 
 
 def test_no_large_files():
-    large = [f"{p.relative_to(ROOT)}: {p.stat().st_size / 1e6:.1f} MB" for p in tracked_files() if p.stat().st_size > 5e6]
+    large = [
+        f"{p.relative_to(ROOT)}: {p.stat().st_size / 1e6:.1f} MB"
+        for p in tracked_files()
+        if p.stat().st_size > 5e6
+    ]
     assert not large
 
 
 def test_no_paths_of_one_machine():
     found = {}
     for path in tracked_files():
-        if path.suffix in {".py", ".md", ".ipynb", ".yml", ".yaml", ".toml", ".cfg", ".csv", ".json", ".cff", ".bib"}:
-            if path != Path(__file__).resolve() and (paths := machine_paths(path.read_text("utf-8"))):
+        if path.suffix in {
+            ".py",
+            ".md",
+            ".ipynb",
+            ".yml",
+            ".yaml",
+            ".toml",
+            ".cfg",
+            ".csv",
+            ".json",
+            ".cff",
+            ".bib",
+        }:
+            if path != Path(__file__).resolve() and (
+                paths := machine_paths(path.read_text("utf-8"))
+            ):
                 found[str(path.relative_to(ROOT))] = paths[:3]
     assert not found
 
 
 def test_the_search_for_machine_paths_finds_them():
-    for text in ["/tmp/" + "x.py", "/home/" + "ann/data", "lib/site-" + "packages/torch", "/Users/" + "Ann"]:
+    for text in [
+        "/tmp/" + "x.py",
+        "/home/" + "ann/data",
+        "lib/site-" + "packages/torch",
+        "/Users/" + "Ann",
+    ]:
         assert machine_paths(text), text
     assert not machine_paths("data/glyphs/scenes and https://doi.org/10.1109/tmp")
 
@@ -131,15 +160,29 @@ def test_configuration_with_a_wrong_name_or_type_is_refused(tmp_path, monkeypatc
     import book
 
     notebook = {
-        "cells": [{"cell_type": "code", "id": "p", "metadata": {"tags": ["parameters"]}, "source": "n: int = 3  # how many",
-                   "outputs": [], "execution_count": None}],
-        "metadata": book.METADATA, "nbformat": 4, "nbformat_minor": 5,
+        "cells": [
+            {
+                "cell_type": "code",
+                "id": "p",
+                "metadata": {"tags": ["parameters"]},
+                "source": "n: int = 3  # how many",
+                "outputs": [],
+                "execution_count": None,
+            }
+        ],
+        "metadata": book.METADATA,
+        "nbformat": 4,
+        "nbformat_minor": 5,
     }
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks/toy.ipynb").write_text(book.json.dumps(notebook))
     monkeypatch.setattr(book, "ROOT", tmp_path)
     config = tmp_path / "c.yaml"
-    for text, message in [("toy: {m: 4}", "no parameter 'm'"), ("toy: {n: many}", "type int"), ("tay: {n: 4}", "no notebook tay")]:
+    for text, message in [
+        ("toy: {m: 4}", "no parameter 'm'"),
+        ("toy: {n: many}", "type int"),
+        ("tay: {n: 4}", "no notebook tay"),
+    ]:
         config.write_text(text)
         with pytest.raises(SystemExit, match=message):
             book.read_config(config)
@@ -148,4 +191,6 @@ def test_configuration_with_a_wrong_name_or_type_is_refused(tmp_path, monkeypatc
     prepared = book.prepare(tmp_path / "notebooks/toy.ipynb", {"n": 4})
     assert [cell.id for cell in prepared.cells] == ["p", "injected-parameters"]
     assert len(book.prepare(tmp_path / "notebooks/toy.ipynb", {"n": 3}).cells) == 1
-    assert papermill.inspect_notebook(str(tmp_path / "notebooks/toy.ipynb"))["n"]["help"] == "how many"
+    assert (
+        papermill.inspect_notebook(str(tmp_path / "notebooks/toy.ipynb"))["n"]["help"] == "how many"
+    )

@@ -1,0 +1,192 @@
+"""The rendered pages: built from the committed outputs, every warning an error."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+
+import book
+
+ROOT = Path(__file__).resolve().parent.parent
+ELSEWHERE = re.compile(r"^(https?:)?//", re.I)
+LOADING = {
+    "stylesheet",
+    "preload",
+    "modulepreload",
+    "prefetch",
+    "icon",
+    "shortcut",
+    "manifest",
+    "preconnect",
+}
+
+
+class Page(HTMLParser):
+    """What one page loads, links to, and can be linked at."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.links, self.ids, self.images, self.search_bars = [], [], set(), [], 0
+        self.inside = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.inside = tag
+        self.ids |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
+        if tag == "a" and attrs.get("href"):
+            self.links.append(attrs["href"])
+        elif tag == "link" and LOADING & set(attrs.get("rel", "").split()):
+            self.loads.append(attrs["href"])
+        elif tag != "a" and attrs.get("src"):
+            self.loads.append(attrs["src"])
+        self.loads += [
+            part.split()[0] for part in (attrs.get("srcset") or "").split(",") if part.strip()
+        ]
+        if tag == "img":
+            self.images.append(attrs)
+        self.search_bars += "search-button-field" in attrs.get("class", "")
+
+    def handle_data(self, data):
+        if self.inside == "style":
+            self.loads += loaded_by_css(data)
+
+
+def loaded_by_css(text):
+    return re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')\s;]+)", text)
+
+
+def from_elsewhere(addresses):
+    return [address for address in addresses if ELSEWHERE.match(address)]
+
+
+def broken_links(pages):
+    """Links between pages (path -> Page) whose file or anchor is missing."""
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            url = urlsplit(link)
+            if url.scheme or url.netloc:
+                continue
+            target = (path.parent / unquote(url.path)).resolve() if url.path else path
+            if not target.exists() or (
+                url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids
+            ):
+                broken.append(f"{path.name}: {link}")
+    return broken
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    source = tmp_path_factory.mktemp("book").resolve()
+    book.stage(source, ROOT / "notebooks")
+    return book.render(source, source).parent
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    found = {
+        path: Page(path.read_text("utf-8"))
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts
+    }
+    assert len(found) > 10
+    return found
+
+
+def test_nothing_is_loaded_from_elsewhere(site, pages):
+    found = {path.name: bad for path, page in pages.items() if (bad := from_elsewhere(page.loads))}
+    for path in site.rglob("*.css"):
+        if bad := from_elsewhere(loaded_by_css(path.read_text("utf-8"))):
+            found[path.name] = bad
+    assert not found
+
+
+def test_no_inline_script_names_another_host(pages):
+    for path in pages:
+        scripts = re.findall(r"<script[^>]*>(.*?)</script>", path.read_text("utf-8"), re.S)
+        assert not re.search(r"[\"'](https?:)?//[^\"']*\.js", "".join(scripts)), path.name
+
+
+def test_formulas_are_set_by_our_mathjax(site, pages):
+    with_formulas = [path for path in pages if 'class="math' in path.read_text("utf-8")]
+    assert site / "book/notation.html" in with_formulas
+    for path in with_formulas:
+        (script,) = [load for load in pages[path].loads if "mathjax" in load]
+        assert (path.parent / urlsplit(script).path).resolve().is_file()
+    assert list((site / "_static/mathjax/output/chtml/fonts/woff-v2").glob("*.woff"))
+
+
+def test_pictures_have_alternative_texts(pages):
+    assert not [
+        (path.name, image.get("src"))
+        for path, page in pages.items()
+        for image in page.images
+        if not (image.get("alt") or "").strip()
+    ]
+
+
+def test_one_search_bar(pages):
+    listed = book.pages(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))
+    counts = {
+        path.stem: page.search_bars
+        for path, page in pages.items()
+        if path.stem in {Path(p).name for p in listed}
+    }
+    assert counts and set(counts.values()) == {1}, counts
+
+
+def test_links_between_pages_hold(pages):
+    assert not broken_links(pages)
+
+
+def test_no_cell_failed(pages):
+    for path in pages:
+        assert "Traceback (most recent call last)" not in path.read_text("utf-8"), path.name
+
+
+def test_every_reference_of_the_thesis_is_listed(site):
+    text = (site / "book/references.html").read_text("utf-8")
+    numbers = [int(n) for n in re.findall(r"<tr[^>]*><td><p>(\d+)</p></td>", text)]
+    assert numbers == list(range(1, 30))
+    entries = (ROOT / "book/references.bib").read_text("utf-8").split("% Cited by this book")[0]
+    assert len(re.findall(r"^@", entries, re.M)) == 29
+
+
+# The looks themselves, tried out
+
+
+def test_the_looks_find_what_they_look_for(tmp_path):
+    bad = Page(
+        '<link rel="stylesheet" href="https://x.org/a.css"><script src="//x.org/b.js"></script>'
+        "<img src='c.png'><style>p {background: url('http://x.org/d.png')}</style>"
+        "<a href='#gone'>x</a><a href='no.html'>y</a>"
+    )
+    assert from_elsewhere(bad.loads) == [
+        "https://x.org/a.css",
+        "//x.org/b.js",
+        "http://x.org/d.png",
+    ]
+    assert "alt" not in bad.images[0]
+    path = tmp_path / "page.html"
+    path.touch()
+    assert broken_links({path: bad}) == ["page.html: #gone", "page.html: no.html"]
+    good = Page(
+        '<a id="here" href="#here">x</a><a href="https://x.org">y</a><link rel="canonical" href="https://x.org">'
+    )
+    assert not broken_links({path: good}) and not from_elsewhere(good.loads)
+
+
+def test_a_warning_stops_the_rendering(tmp_path):
+    (tmp_path / "book/_static").mkdir(parents=True)
+    (tmp_path / "_config.yml").write_text((ROOT / "_config.yml").read_text("utf-8"), "utf-8")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/intro\n")
+    (tmp_path / "book/references.bib").touch()
+    (tmp_path / "book/intro.md").write_text("# Title\n\n{ref}`nowhere`\n")
+    with pytest.raises(SystemExit, match="Rendering failed"):
+        book.render(tmp_path, tmp_path)
+    with pytest.raises(SystemExit, match="Rendering failed"):  # and again: nothing is remembered
+        book.render(tmp_path, tmp_path)
