@@ -197,7 +197,7 @@ def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=
         checkpoint=folder / "1.pt", held_out=held_out,
     )  # fmt: skip
     curves["7x7 head"] = train(
-        network, pixels, labels, epochs=4, rate=1e-3, sizes=(128, 160, 192, 224), seed=seed + 1,
+        network, pixels, labels, epochs=3, rate=1e-3, sizes=(128, 160, 192, 224), seed=seed + 1,
         checkpoint=folder / "2.pt", held_out=held_out,
     )  # fmt: skip
     facts = {"architecture": "vgg19_glyphs", "categories": list(glyphs.CLASSES)}
@@ -209,7 +209,7 @@ def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=
     held_out = glyphs.training_arrays(600, seed, "validation", objects=3)
     pixels, labels = glyphs.training_arrays(scenes, seed, objects=3)
     curves["scenes"] = train(
-        network, pixels, labels, epochs=4, rate=1e-3, sizes=(128, 160, 192, 224), seed=seed + 2,
+        network, pixels, labels, epochs=3, rate=1e-3, sizes=(128, 160, 192, 224), seed=seed + 2,
         multi_label=True, checkpoint=folder / "3.pt", held_out=held_out,
     )  # fmt: skip
     save_weights(
