@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,7 +96,8 @@ def test_energy():
 def test_mean_over_classes():
     hits, misses, classes = [100, 50, 0], [0, 50, 100], [7, 7, 2]
     # class 7: 150 of 200, class 2: 0 of 100
-    for kind in (list, np.array, torch.tensor, pd.Series):
+    column = functools.partial(pd.Series, index=[5, 1, 9])  # of a selection of rows
+    for kind in (list, np.array, torch.tensor, column):
         assert mean_over_classes(kind(hits), kind(misses), kind(classes)) == 0.375
 
 

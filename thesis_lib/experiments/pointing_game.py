@@ -86,7 +86,7 @@ def mean_over_classes(hits, misses, classes):
     All three are (N,): tensors, arrays, columns or lists. Returns a float in [0, 1].
     """
     columns = {"hits": hits, "misses": misses, "class": classes}
-    table = pd.DataFrame({key: torch.as_tensor(x).tolist() for key, x in columns.items()})
+    table = pd.DataFrame({k: x.tolist() if hasattr(x, "tolist") else x for k, x in columns.items()})
     sums = table.groupby("class").sum()
     return float((sums["hits"] / (sums["hits"] + sums["misses"])).mean())
 
