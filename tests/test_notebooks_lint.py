@@ -61,7 +61,7 @@ def parameter_problems(cell):
     lines = cell.source.splitlines()
     for node in ast.parse(cell.source).body:
         if not isinstance(node, ast.AnnAssign) or node.value is None:
-            yield f"parameters: line {node.lineno} is not of the form `name: type = default  # what`"
+            yield f"parameters: line {node.lineno} is not `name: type = default  # what`"
         elif "#" not in lines[node.end_lineno - 1][node.end_col_offset :]:
             yield f"parameters: {ast.unparse(node.target)} lacks its comment"
 
@@ -256,7 +256,7 @@ BROKEN = {
     "do not belong into a notebook": change(4, source="!pip install torch"),
     "shell commands and installations": change(4, source="x = 1\n%pip install torch"),
     "must be tagged `parameters`": change(1, metadata={}),
-    "line 1 is not of the form": change(1, source="n = 3  # how many"),
+    "line 1 is not `name: type": change(1, source="n = 3  # how many"),
     "n lacks its comment": change(1, source="n: int = 3"),
     "cell of other parameters": change(4, metadata={"tags": ["injected-parameters"]}),
     "begin with # NBVAL_CHECK_OUTPUT; found 1": change(3, source="print(2)"),
