@@ -158,12 +158,20 @@ def test_any_batch_gives_the_same(batch):
     assert counts["forward images"] == 4 * (2 * points - 2)
 
 
-def test_passes_are_full_and_bounded():
-    clf, sizes = classifier(10), []
-    clf.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+def test_passes_are_full_and_frames_are_made_pass_by_pass(monkeypatch):
+    clf, sizes, passes = classifier(10), [], []
+    clf.network.register_forward_pre_hook(lambda module, args: passes.append(len(args[0])))
+    scores = clf.scores
+
+    def noted(frames, *settings):
+        sizes.append(len(frames))
+        return scores(frames, *settings)
+
+    monkeypatch.setattr(clf, "scores", noted)
     images, maps = data(3)
     insertion_deletion(clf, images, maps, step=90)
-    assert sizes == [3, 3] + [10] * 6  # intact, canvas, then 3 x 2 x 10 frames
+    assert passes == [3, 3] + [10] * 6  # intact, canvas, then 3 x 2 x 10 frames
+    assert sizes == passes[1:]
 
 
 def test_end_points_are_shared_and_the_blur_is_made_once(monkeypatch):
