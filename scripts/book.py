@@ -82,7 +82,9 @@ def prepare(path, parameters):
             pass
     changed = {k: v for k, v in parameters.items() if k not in defaults or defaults[k] != v}
     if changed:
-        notebook.metadata["papermill"] = {}  # where papermill wants to note them
+        notebook.metadata["papermill"] = {}  # papermill takes both of these for granted
+        for cell in notebook.cells:
+            cell.metadata.setdefault("tags", [])
         notebook = parameterize_notebook(notebook, changed)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)

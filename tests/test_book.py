@@ -1,10 +1,14 @@
-"""The rendered pages: built from the committed outputs, every warning an error."""
+"""Executing and rendering: what is executed again, and what the pages look like.
+
+The pages are built from the committed outputs, every warning an error.
+"""
 
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import yaml
 
@@ -22,6 +26,77 @@ LOADING = {
     "manifest",
     "preconnect",
 }
+
+
+# Executing
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of one notebook, whose output differs with every execution."""
+    for folder in ("notebooks", "thesis_lib", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "requirements.lock").touch()
+    (tmp_path / "thesis_lib/kernels.py").write_text("x = 1")
+    cells = [
+        nbformat.v4.new_markdown_cell("# Toy", id="title"),
+        nbformat.v4.new_code_cell(
+            "n: int = 3  # number", id="parameters", metadata={"tags": ["parameters"]}
+        ),
+        nbformat.v4.new_code_cell(
+            "import sys, time\nfrom tqdm.auto import tqdm\n"
+            "for i in tqdm(range(n)):\n    print(i, time.time_ns(), flush=True)",
+            id="work",
+        ),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks/toy.ipynb")
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    return tmp_path
+
+
+def executed(project, parameters=None):
+    book.execute({"toy": parameters}, project / "work")
+    return nbformat.read(project / "work/notebooks/toy.ipynb", as_version=4)
+
+
+def rewrite(project, before, after):
+    path = project / "notebooks/toy.ipynb"
+    path.write_text(path.read_text("utf-8").replace(before, after), "utf-8")
+
+
+def test_only_what_changed_is_executed_again(project):
+    first = executed(project)
+    assert first.metadata == book.METADATA
+    assert [cell.execution_count for cell in book.code_cells(first)] == [1, 2]
+    (output,) = first.cells[2].outputs  # one stream, and no progress bar
+    assert output.name == "stdout" and len(output.text.splitlines()) == 3
+
+    assert executed(project) == first
+    rewrite(project, "# Toy", "# Better")
+    better = executed(project)
+    assert better.cells[0].source == "# Better" and better.cells[2] == first.cells[2]
+
+    (project / "thesis_lib/kernels.py").write_text("x = 2")
+    again = executed(project)
+    assert again.cells[2].outputs != first.cells[2].outputs
+
+
+def test_other_parameters_and_failures(project):
+    other = executed(project, {"n": 1})
+    assert [cell.id for cell in other.cells] == [
+        "title",
+        "parameters",
+        "injected-parameters",
+        "work",
+    ]
+    assert len(other.cells[3].outputs[0].text.splitlines()) == 1
+    rewrite(project, "import sys, time", "import nothing_such")
+    with pytest.raises(SystemExit, match="nothing_such(.|\\n)*toy failed"):
+        executed(project)
+    assert nbformat.read(project / "work/notebooks/toy.ipynb", as_version=4) == other
+
+
+# Rendering
 
 
 class Page(HTMLParser):
