@@ -170,6 +170,14 @@ def test_inside_no_grad_and_inference_mode(mode, frozen):
     torch.testing.assert_close(logits, expected[2])
 
 
+def test_a_network_that_runs_itself_under_no_grad():
+    clf = classifier()
+    expected = clf.features_and_gradients(images(2))
+    clf.network.forward = torch.no_grad()(clf.network.forward)
+    for ours, literal in zip(clf.features_and_gradients(images(2)), expected, strict=True):
+        torch.testing.assert_close(ours, literal)
+
+
 def test_results_are_ordinary_tensors():
     clf = classifier()
     for result in [clf.logits(images(1)), *clf.features(images(1))]:

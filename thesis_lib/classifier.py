@@ -198,7 +198,10 @@ class Classifier:
         if total.requires_grad:
             (gradients,) = torch.autograd.grad(total, leaf, allow_unused=True)
         if gradients is None:
-            raise ValueError(f"the scores do not depend on layer {self.layer!r}: name another")
+            raise ValueError(
+                f"the scores do not depend on layer {self.layer!r}, or the network switches "
+                "gradients off behind it: name another"
+            )
         return leaf.detach().contiguous(), gradients.contiguous(), logits.detach(), classes
 
     def _passes(self, images):

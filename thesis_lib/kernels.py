@@ -78,24 +78,25 @@ def _rounding(maps):
 
 
 def _extent(maps):
-    """Minimum, span (both keeping dims) and whether a map is finite and whether it is flat."""
+    """Minimum and span (keeping dims), and whether a map has a range: finite and not flat."""
     low = maps.amin((-2, -1), keepdim=True)
     span = maps.amax((-2, -1), keepdim=True) - low
-    return low, span, span.isfinite(), ~(span > _rounding(maps))
+    return low, span, span > _rounding(maps)  # NaN and infinity compare false
 
 
 def min_max(maps):
     """Equation 3-9: each map (..., H, W) by itself to [0, 1]; a flat or non-finite one to zero."""
-    low, span, finite, flat = _extent(maps)
-    return torch.where(finite & ~flat, (maps - low) / span, 0).clamp(0, 1)
+    low, span, ranged = _extent(maps)
+    return torch.where(ranged, (maps - low) / span, 0).clamp(0, 1)
 
 
 def usable(masks):
     """Whether each mask (N, B, h, w) is finite and not flat -> (N, B) bool; counts the others."""
-    _, _, finite, flat = _extent(masks)
+    _, span, ranged = _extent(masks)
+    finite = span.isfinite()
     count("nan groups", (~finite).sum())
-    count("flat groups", (finite & flat).sum())
-    return (finite & ~flat)[..., 0, 0]
+    count("flat groups", (finite & ~ranged).sum())
+    return ranged[..., 0, 0]
 
 
 def percentile_denoise(masks, theta=70):

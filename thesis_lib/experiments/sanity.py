@@ -62,8 +62,8 @@ def _resettable(module):
 
 
 def _reset(module, seed):
-    # Drawn on the CPU in the plain memory format, then copied: the order in which a random tensor
-    # is filled depends on both. reset_parameters knows only the global generator, hence the fork.
+    # Drawn on the CPU in the plain memory format, then copied: what is drawn depends on the device
+    # and, in older PyTorch, on the format. reset_parameters knows only the global generator.
     fresh = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

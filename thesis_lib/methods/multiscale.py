@@ -72,7 +72,7 @@ def mean_over_scales(maps, keep, size):
     """Equations 3-3 and 3-4: the mean over kept scales of phi(maps_t, size) -> (N, C, H, W)."""
     total = 0
     for x, kept in zip(maps, keep, strict=True):
-        total = total + resize(torch.where(kept[:, None, None, None], x, 0), size)
+        total += resize(torch.where(kept[:, None, None, None], x, 0), size)
     return total / keep.sum(0)[:, None, None, None]
 
 
@@ -84,7 +84,8 @@ def fused_weights(gradients, keep, size):
     total = 0
     for g, kept in zip(gradients, keep, strict=True):
         rows, columns = (v.to(g) for v in pixel_mean_weights(g.shape[-2:], size))
-        total = total + torch.where(kept[:, None], torch.einsum("nkhw,h,w->nk", g, rows, columns), 0)
+        mean = torch.einsum("nkhw,h,w->nk", g, rows, columns)
+        total += torch.where(kept[:, None], mean, 0)
     return total / keep.sum(0)[:, None]
 
 
@@ -116,7 +117,7 @@ def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=N
         part = slice(start, start + chunk)
         a = mean_over_scales([x[:, part] for x in features], keep, size)
         g = mean_over_scales([x[:, part] for x in gradients], keep, size)
-        total = total + (a * g).sum(1)
+        total += (a * g).sum(1)
     return total.relu()
 
 
