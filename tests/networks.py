@@ -72,7 +72,8 @@ class Inverted(nn.Module):
         self.stem = nn.Conv2d(3, 6, 3, stride=2, padding=1)
         self.expand = nn.Sequential(nn.Conv2d(6, 18, 1), nn.BatchNorm2d(18), nn.ReLU6(True))
         self.depthwise = nn.Sequential(
-            nn.Conv2d(18, 18, 3, stride=2, padding=1, groups=18), nn.BatchNorm2d(18), nn.Hardswish(True)
+            nn.Conv2d(18, 18, 3, stride=2, padding=1, groups=18), nn.BatchNorm2d(18),
+            nn.Hardswish(True),
         )  # fmt: skip
         self.excite = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(18, 18, 1), nn.Sigmoid())
         self.last = nn.Sequential(nn.Conv2d(18, 14, 1), nn.BatchNorm2d(14), nn.SiLU(True))

@@ -335,8 +335,18 @@ def test_the_explained_layer_of_small_networks(family):
 def test_a_network_without_a_layer_to_find():
     with pytest.raises(ValueError, match="name the layer"):
         find_layer(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 3)).train()
+    before = state(network)
     with pytest.raises(ValueError, match="name the layer"):  # made for 32 pixel images
-        find_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 3)))
+        find_layer(network)
+    assert_same_state(network, before)
+
+
+def test_networks_that_return_no_logits():
+    clf = tl.Classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "1")
+    for call in [clf.logits, clf.features_and_gradients]:
+        with pytest.raises(TypeError, match="must return logits"):
+            call(images(1))
 
 
 def test_two_classifiers_may_share_a_network():

@@ -59,7 +59,9 @@ def test_methods_equal_their_equations(name, family, dtype):
 
 
 @pytest.mark.parametrize("name", tl.METHODS)
-@pytest.mark.parametrize("model", ["squeezenet1_1", "resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "model", ["squeezenet1_1", "resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
+)
 def test_methods_equal_their_equations_on_torchvisions_networks(name, model):
     if name == "score_cam" and model != "squeezenet1_1":
         pytest.skip("hundreds of forward passes twice: one network is enough")

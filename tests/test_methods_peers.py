@@ -13,7 +13,7 @@ Where they do not, and so are not compared:
 
 import pytest
 import torch
-import torchvision
+from torchvision.models import DenseNet, ResNet, mobilenet_v2, squeezenet1_1
 from torchvision.models.resnet import BasicBlock
 
 import networks
@@ -24,13 +24,10 @@ from thesis_lib.kernels import min_max, resize
 TOLERANCE = 1e-4  # of maps in [0, 1], in float32
 FAMILIES = {
     "vgg": (lambda: vgg19_glyphs(9), "features.35"),
-    "resnet": (lambda: torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1], num_classes=9), "layer4"),
-    "mobilenet": (lambda: torchvision.models.mobilenet_v2(width_mult=0.35, num_classes=9), "features.18"),
-    "densenet": (
-        lambda: torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=9),
-        "features.denseblock4",
-    ),
-    "squeezenet": (lambda: torchvision.models.squeezenet1_1(num_classes=9), "features.12"),
+    "resnet": (lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=9), "layer4"),
+    "mobilenet": (lambda: mobilenet_v2(width_mult=0.35, num_classes=9), "features.18"),
+    "densenet": (lambda: DenseNet(8, (2, 2, 2, 2), 16, num_classes=9), "features.denseblock4"),
+    "squeezenet": (lambda: squeezenet1_1(num_classes=9), "features.12"),
 }  # fmt: skip
 CLASSES = [3, 0, 8]
 

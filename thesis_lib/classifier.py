@@ -46,10 +46,9 @@ class Classifier:
     ):  # fmt: skip
         if activation not in ("softmax", "sigmoid"):
             raise ValueError(f'activation is "softmax" or "sigmoid", not {activation!r}')
-        if batch is not None and batch < 1:
-            raise ValueError(f"batch is the number of images in a pass, at least 1, not {batch}")
         self.network, self.name, self.categories = network, name, categories
-        self.mean, self.std, self.activation, self._batch = mean, std, activation, batch
+        self.mean, self.std, self.activation = mean, std, activation
+        self._batch = None if batch is None else _at_least_one(batch)
         # Measured: convolutions on the CPU are 3 to 4 times faster in channels_last.
         convolutional = any(isinstance(m, nn.Conv2d) for m in network.modules())
         self._format = torch.channels_last if convolutional else torch.contiguous_format
@@ -83,9 +82,7 @@ class Classifier:
     def with_batch(self, batch):
         """The same classifier, the same network, with another `batch`."""
         other = copy.copy(self)
-        if batch < 1:
-            raise ValueError(f"batch is the number of images in a pass, at least 1, not {batch}")
-        other._batch = batch
+        other._batch = _at_least_one(batch)
         return other
 
     def normalise(self, pixels):
@@ -102,14 +99,14 @@ class Classifier:
 
     def prepare(self, images):
         """Images checked, on the network's device and in its float type."""
-        if not torch.is_tensor(images) or images.ndim != 4 or not images.is_floating_point():
+        shape = tuple(getattr(images, "shape", ()))
+        if not torch.is_tensor(images) or len(shape) != 4 or not images.is_floating_point():
             raise ValueError(
                 "images are a float tensor (N, channels, H, W), as `normalise` returns; not "
-                + (f"{tuple(images.shape)} {images.dtype}" if torch.is_tensor(images)
-                   else type(images).__name__)
-            )  # fmt: skip
+                f"{type(images).__name__} {shape} {getattr(images, 'dtype', '')}"
+            )
         if images.numel() == 0:
-            raise ValueError(f"there are no images in a tensor of shape {tuple(images.shape)}")
+            raise ValueError(f"there are no images in a tensor of shape {shape}")
         images = images.detach().to(self.device, self.dtype)
         # Autograd refuses what the caller's inference_mode made, but takes a copy.
         return images.clone() if images.is_inference() else images
@@ -123,7 +120,7 @@ class Classifier:
             raise TypeError("classes are None, one class index or one index for each image")
         if classes.ndim == 1 and len(classes) != n:
             raise ValueError(f"{len(classes)} classes for {n} images")
-        return classes.long().expand(n).clone()
+        return classes.long().expand(n).clone()  # a copy for autograd, as in `prepare`
 
     def logits(self, images):
         """F before the activation: (N, 3, H, W) -> (N, C)."""
@@ -218,7 +215,10 @@ class Classifier:
             torch.set_grad_enabled(torch.is_grad_enabled()),  # only to restore it
         ):
             try:
-                return self.network(images.contiguous(memory_format=self._format))
+                logits = self.network(images.contiguous(memory_format=self._format))
+                if not torch.is_tensor(logits) or logits.ndim != 2:
+                    raise TypeError("the network must return logits: one tensor (N, classes)")
+                return logits
             except RuntimeError as error:
                 # A `view` in the network may want the plain order of pixels: once, try that.
                 if self._format != torch.channels_last or "view size" not in str(error):
@@ -234,7 +234,7 @@ class Classifier:
             nonlocal calls
             calls += 1
             if calls > 1:
-                raise ValueError(f"layer {self.layer!r} runs more than once in a pass: name another")
+                raise ValueError(f"layer {self.layer!r} runs more than once: name another")
             if not torch.is_tensor(output) or output.ndim != 4:
                 raise ValueError(f"layer {self.layer!r} gives no feature maps (N, K, h, w)")
             return hook(output)
@@ -271,9 +271,13 @@ def _eval_mode(network):
             module.training = True
 
 
+def _at_least_one(batch):
+    if batch < 1:
+        raise ValueError(f"batch is the number of images in a pass, at least 1, not {batch}")
+    return batch
+
+
 def _finite(logits):
-    if not torch.is_tensor(logits) or logits.ndim != 2:
-        raise TypeError("the network must return logits (N, C): one tensor, a row for each image")
     if not logits.isfinite().all():
         raise ValueError(
             "the network's logits are not finite: check its weights, and that the images are "
@@ -299,25 +303,22 @@ def find_layer(network, size=224):
     maps larger than 1 x 1 that are neither pooled nor dropped out nor one for each class (as in
     SqueezeNet's classifier); of modules with the same output, the innermost.
     """
-    calls = []  # (name, output, version) in the order of completion
-    handles = []
-    for name, module in network.named_modules():
-        if name:
-            handles.append(
-                module.register_forward_hook(
-                    # The version tells an output from itself after an in-place operation.
-                    lambda m, a, out, name=name: calls.append(
-                        (name, out, out._version if torch.is_tensor(out) else 0)
-                    )
-                )
-            )
     conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is None:
         raise ValueError("the network has no convolution: name the layer to explain")
     image = conv.weight.new_zeros(1, conv.in_channels, size, size)
+    calls = []  # (name, output, version) in the order of completion
+
+    def recorder(name):
+        # The version tells an output from itself after an in-place operation.
+        return lambda module, args, output: calls.append(
+            (name, output, output._version if torch.is_tensor(output) else 0)
+        )
+
+    handles = [m.register_forward_hook(recorder(n)) for n, m in network.named_modules() if n]
     try:
         with _eval_mode(network), torch.inference_mode(False), torch.no_grad():
-            logits = network(image)
+            classes = network(image).shape[-1]
     except Exception as error:
         raise ValueError(f"an image of {size} x {size} fails ({error}): name the layer") from error
     finally:
@@ -332,6 +333,6 @@ def find_layer(network, size=224):
         first, output = modules[0]
         once = [name for name, _ in modules if times[name] == 1]
         pooled = isinstance(network.get_submodule(first), _NOT_EXPLAINED)
-        if once and not pooled and output.shape[1] != logits.shape[-1]:
+        if once and not pooled and output.shape[1] != classes:
             return once[0]
     raise ValueError("the network has no feature maps larger than 1 x 1: name the layer")

@@ -87,7 +87,7 @@ def _extent(maps):
 def min_max(maps):
     """Equation 3-9: each map (..., H, W) by itself to [0, 1]; a flat or non-finite one to zero."""
     low, span, ranged = _extent(maps)
-    return torch.where(ranged, (maps - low) / span, 0).clamp(0, 1)
+    return torch.where(ranged, (maps - low) / span, 0)
 
 
 def usable(masks):
