@@ -27,8 +27,8 @@ test: .venv/.installed  ## unit tests, notebook lint, then every notebook agains
 	@echo "unit tests, notebook lint, pages"
 	@$(PY) -m pytest tests
 	@echo "executing the notebooks against their stored outputs"
-	@$(if $(wildcard notebooks/*.ipynb),$(PY) -m pytest --nbval-lax --nbval-current-env \
-	    --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider notebooks)
+	@IPYTHONDIR="$(CURDIR)/_build/ipython" $(PY) -m pytest --nbval-lax --nbval-current-env \
+	    --nbval-cell-timeout 600 --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider notebooks
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks

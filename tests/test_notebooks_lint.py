@@ -86,6 +86,11 @@ def problems(notebook, size=0):
     if [i for i, _ in h1] != [0]:
         found.append(f"one level-one heading is needed, in the first cell; found {h1}")
 
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for formula in re.findall(r"\$\$(.*?)\$\$", text, re.S):
+        if "\\\\" in formula and "\\tag" in formula:  # Sphinx sets it in `split`, which has no tag
+            found.append(r"formula with \\ and \tag: put it in \begin{equation}, not in $$")
+
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         found.append("code cells must have been executed once, in order: make notebooks")
     if any(output.output_type == "error" for output in outputs):
@@ -242,6 +247,7 @@ BROKEN = {
     "cell ids": change(3, id="c2"),
     "level-one heading is needed": change(0, source="## Title"),
     "in the first cell": change(0, source="# Title\n\n# Another"),
+    "formula with": change(0, source="# Title\n\n$$\na \\\\ b \\tag{3-8}\n$$"),
     "executed once, in order": change(3, execution_count=None),
     "an error is stored": change(
         4, outputs=[{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]
