@@ -254,4 +254,6 @@ def test_figures(style):
     assert [label.get_text() for label in axes[1].get_yticklabels()] == ["a", "MSG-CAM", "b"]
     plots.confidence(axes[2], confidence_table(rows(), "overall"), "over-all")
     assert len(axes[2].get_xticklabels()) == 11
+    # A mean may lie outside its interval by a rounding error: no reason to draw nothing.
+    plots.intervals(axes[1], table.assign(low=table["mean"] + 1e-16, high=table["mean"] - 1e-16))
     figure.canvas.draw()

@@ -15,10 +15,10 @@ def small_clf(dtype=torch.float32):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1),
-            nn.BatchNorm2d(6),
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
             nn.ReLU(),
-            nn.Conv2d(6, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(8, 8, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -43,6 +43,8 @@ def test_cascading_adds_up_from_the_output_end():
     assert [changed(clf, random) for _, random in steps] == [["5"], ["3", "5"], ["0", "3", "5"]]
     for (_, before), (name, after) in zip(steps[:-1], steps[1:], strict=True):
         assert changed(before, after) == [name]  # what was random stays the same
+    last = steps[-1][1].network
+    assert not last[3].weight.equal(last[5].weight)  # layers of one shape differ
 
 
 def test_independent_changes_one_layer():

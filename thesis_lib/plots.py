@@ -57,17 +57,23 @@ def colour(method):
     return METHOD_COLOURS.get(method, "#888888")
 
 
+def _line(method):
+    return {"color": colour(method), "linestyle": METHOD_LINES.get(method, "-")}
+
+
+def _array(x):
+    return np.asarray(x.cpu() if hasattr(x, "cpu") else x)
+
+
 def picture(pixels):
     """Pixels (3, H, W) in [0, 1], array or tensor, as (H, W, 3) for imshow."""
-    return np.clip(np.asarray(pixels.cpu() if hasattr(pixels, "cpu") else pixels), 0, 1).transpose(
-        1, 2, 0
-    )
+    return _array(pixels).clip(0, 1).transpose(1, 2, 0)
 
 
 def overlay(pixels, saliency, weight=0.5):
     """A map (H, W) in [0, 1] in colour over its picture (3, H, W), as (H, W, 3)."""
-    saliency = np.asarray(saliency.cpu() if hasattr(saliency, "cpu") else saliency)
-    return (1 - weight) * picture(pixels) + weight * plt.get_cmap(SALIENCY)(saliency)[..., :3]
+    colours = plt.get_cmap(SALIENCY)(_array(saliency))[..., :3]
+    return (1 - weight) * picture(pixels) + weight * colours
 
 
 def show_maps(pixels, maps, titles=None):
@@ -98,16 +104,11 @@ def curves(axis, fractions, by_method, title="", areas=True):
 
     `by_method` maps a method to its curve (T,); `areas` adds the area under each to the legend.
     """
+    fractions = _array(fractions)
     for method, curve in by_method.items():
-        curve = np.asarray(curve)
+        curve = _array(curve)
         area = f" {100 * np.trapezoid(curve, fractions):.1f}" if areas else ""
-        axis.plot(
-            fractions,
-            curve,
-            color=colour(method),
-            linestyle=METHOD_LINES.get(method, "-"),
-            label=name(method) + area,
-        )
+        axis.plot(fractions, curve, label=name(method) + area, **_line(method))
     axis.set(xlim=(0, 1), ylim=(0, 1.02), title=title, ylabel="probability")
     axis.legend()
 
@@ -118,7 +119,7 @@ def intervals(axis, table, label="", reference=None):
     `reference` names the method whose mean is drawn as a line to compare with.
     """
     for y, (method, row) in enumerate(table.iterrows()):
-        width = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        width = np.maximum(0, [[row["mean"] - row["low"]], [row["high"] - row["mean"]]])  # rounding
         axis.errorbar(row["mean"], y, xerr=width, fmt="o", capsize=4, color=colour(method))
     if reference is not None:
         axis.axvline(table.loc[reference, "mean"], color=colour(reference), linewidth=1, zorder=0)
@@ -133,8 +134,8 @@ def confidence(axis, table, label=""):
     The ticks carry the number of images in each bin.
     """
     for method, part in table.groupby("method", sort=False):
-        style = {"color": colour(method), "linestyle": METHOD_LINES.get(method, "-")}
-        axis.plot(part["bin"], part["mean"], marker="o", markersize=4, label=name(method), **style)
+        style = _line(method) | {"marker": "o", "markersize": 4}
+        axis.plot(part["bin"], part["mean"], label=name(method), **style)
     axis.set_xticks(part["bin"], part["label"] + "\nn=" + part["n"].astype(str), fontsize=8)
     axis.set(xlabel="probability of the predicted class", ylabel=label)
     axis.legend(ncols=2)
