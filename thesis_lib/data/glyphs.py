@@ -58,9 +58,9 @@ def _background(rng, split):
     return canvas[:, ::-1] if rng.random() < 0.5 else canvas
 
 
-def _pictograph(rng, character):
+def _pictograph(rng, character, largest=140):
     """Coverage of one turned pictograph in [0, 1], cropped to its extent."""
-    size = int(rng.integers(45, 131))
+    size = int(rng.integers(56, largest + 1))  # pixels
     sheet = Image.new("L", (2 * size, 2 * size))
     ImageDraw.Draw(sheet).text((size, size), character, 255, _font(size), anchor="mm")
     sheet = sheet.rotate(rng.uniform(-30, 30), Image.Resampling.BICUBIC)
@@ -96,11 +96,14 @@ def draw(seed, split, index, objects=1):
         wanted = [index % len(names)]
     else:
         wanted = rng.integers(len(names), size=rng.integers(1, objects + 1)).tolist()
+    # Single training objects grow larger than test ones: a network that is to be shown enlarged
+    # pictures must know large objects, as ImageNet networks do.
+    largest = 190 if split == "train" and objects == 1 else 140
     taken = np.zeros((SIZE, SIZE), bool)
     classes, masks = [], []
     for label in wanted:
         for _ in range(100):  # a place that is free; a crowded picture may lose an object
-            glyph = _pictograph(rng, CLASSES[names[label]])
+            glyph = _pictograph(rng, CLASSES[names[label]], largest)
             h, w = glyph.shape
             y, x = rng.integers(SIZE - h + 1), rng.integers(SIZE - w + 1)
             box = slice(y, y + h), slice(x, x + w)

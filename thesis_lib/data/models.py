@@ -25,8 +25,8 @@ def vgg19_glyphs(classes=20, batch_norm=False, hidden=128):
     """
     widths = [v if v == "M" else v // 8 for v in VGG19]
     classifier = nn.Sequential(
-        nn.Linear(64 * 7 * 7, hidden), nn.ReLU(True), nn.Dropout(0.2),
-        nn.Linear(hidden, hidden), nn.ReLU(True), nn.Dropout(0.2),
+        nn.Linear(64 * 7 * 7, hidden), nn.ReLU(True), nn.Dropout(0.1),
+        nn.Linear(hidden, hidden), nn.ReLU(True), nn.Dropout(0.1),
         nn.Linear(hidden, classes),
     )  # fmt: skip
     network = nn.Sequential(
