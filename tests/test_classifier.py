@@ -170,6 +170,18 @@ def test_inside_no_grad_and_inference_mode(mode, frozen):
     torch.testing.assert_close(logits, expected[2])
 
 
+def test_images_of_inference_mode_that_the_network_uses_behind_the_layer():
+    class Gated(networks.Plain):
+        def forward(self, x):
+            return self.head(self.features(x) * x[:, :1, ::8, ::8])
+
+    clf = tl.Classifier(random_network(Gated), Gated.layer)
+    with torch.inference_mode():  # in the format of the pass: no other copy is made
+        x = images(2, 64, 64).to(memory_format=torch.channels_last)
+        gradients = clf.features_and_gradients(x)[1]
+    torch.testing.assert_close(gradients, clf.features_and_gradients(images(2, 64, 64))[1])
+
+
 def test_a_network_that_runs_itself_under_no_grad():
     clf = classifier()
     expected = clf.features_and_gradients(images(2))

@@ -58,13 +58,11 @@ def test_methods_equal_their_equations(name, family, dtype):
     check(clf, name, images(3, 40, 56, dtype=dtype), **settings(name))
 
 
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", [n for n in tl.METHODS if n != "score_cam"])  # 512 passes
 @pytest.mark.parametrize(
     "model", ["squeezenet1_1", "resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
 )
 def test_methods_equal_their_equations_on_torchvisions_networks(name, model):
-    if name == "score_cam" and model != "squeezenet1_1":
-        pytest.skip("hundreds of forward passes twice: one network is enough")
     with torch.random.fork_rng():
         torch.manual_seed(1)
         network = networks.liven(torchvision.models.get_model(model, weights=None, num_classes=9))
@@ -86,8 +84,8 @@ def test_methods_equal_their_equations_on_vgg19_glyphs(name, dtype):
     clf = tl.load_classifier("vgg19_glyphs", device="cpu")
     clf.network.to(dtype)
     pixels = glyphs("singles")[0].pixels[None].to(dtype)
-    x = clf.normalise(tl.kernels.resize(pixels, (96, 128)))
-    check(clf, name, x, **{"sizes": [96, 150]} if name in SCALED else {})
+    x = clf.normalise(tl.kernels.resize(pixels, (64, 96)))
+    check(clf, name, x, **{"sizes": [64, 100]} if name in SCALED else {})
 
 
 # Settings

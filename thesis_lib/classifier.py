@@ -168,7 +168,7 @@ class Classifier:
         score: F_c is the "logit" or the "probability" of the class.
         Returns features (N, K, h, w), gradients (N, K, h, w), logits (N, C), classes (N,).
         """
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False):
             parts = self._passes(self.prepare(images))
             classes = self.targets(classes, len(images))
             targets = [None] * len(parts) if classes is None else classes.split(len(parts[0]))
@@ -184,7 +184,7 @@ class Classifier:
         def cut(output):
             nonlocal leaf
             leaf = output.detach().requires_grad_()
-            torch.set_grad_enabled(True)  # from here on; `_forward` sets it back
+            torch.set_grad_enabled(True)  # for the layers behind
             return leaf.clone()  # layers behind may work in place: not on the leaf
 
         logits = _finite(self._forward(images, cut))
@@ -209,11 +209,8 @@ class Classifier:
     def _forward(self, images, hook=None):
         """One pass in eval mode; hook: output of the explained layer -> its replacement."""
         count("forward images", len(images))
-        with (
-            _eval_mode(self.network),
-            self._hooked(hook),
-            torch.set_grad_enabled(torch.is_grad_enabled()),  # only to restore it
-        ):
+        # no_grad also restores the mode where the hook switches it on.
+        with _eval_mode(self.network), self._hooked(hook), torch.no_grad():
             try:
                 logits = self.network(images.contiguous(memory_format=self._format))
                 if not torch.is_tensor(logits) or logits.ndim != 2:
