@@ -238,7 +238,11 @@ def test_overlay():
 
 def test_figures(style):
     pixels = torch.rand(2, 3, 8, 8)
-    figure = plots.show_maps(pixels, {"grad_cam": torch.rand(2, 8, 8)}, ["star", "heart"])
+    maps = torch.rand(2, 8, 8)
+    figure = plots.show_maps(pixels, {"grad_cam": maps}, ["star", "heart"])
+    images = [axis.images[0].get_array() for axis in figure.axes]
+    assert (images[2] == plots.picture(pixels[1])).all()
+    assert (images[3] == plots.overlay(pixels[1], maps[1])).all()
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["picture", "Grad-CAM", "", ""]
     assert figure.dpi <= 100
