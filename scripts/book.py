@@ -100,14 +100,19 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def fingerprint(notebook):
-    """Hash of everything that the outputs depend on."""
-    data = (p for p in (ROOT / "data").rglob("*") if p.is_file() and p.suffix != ".md")
-    digest = hashlib.sha256()
-    for path in sorted([ROOT / "requirements.lock", *(ROOT / "thesis_lib").rglob("*.py"), *data]):
+def fingerprint(paths, text=""):
+    """Hash of files, by name and content, and of a text."""
+    digest = hashlib.sha256(text.encode())
+    for path in sorted(path for path in paths if path.is_file()):
         digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    digest.update(json.dumps([cell.source for cell in code_cells(notebook)]).encode())
     return digest.hexdigest()
+
+
+def code_fingerprint(notebook):
+    """Hash of everything that a notebook's outputs depend on."""
+    data = (path for path in (ROOT / "data").rglob("*") if path.suffix != ".md")
+    paths = [ROOT / "requirements.lock", *(ROOT / "thesis_lib").rglob("*.py"), *data]
+    return fingerprint(paths, json.dumps([cell.source for cell in code_cells(notebook)]))
 
 
 def tidy(outputs):
@@ -163,7 +168,7 @@ def execute(config, work, names=None):
             prepare(path, config.get(path.stem) or {}),
             work / "notebooks" / path.name,
         )
-        before, now = done.get(path.stem, {}), fingerprint(notebook)
+        before, now = done.get(path.stem, {}), code_fingerprint(notebook)
         label = f"[{i}/{len(paths)}] {path.stem}:"
         if before.get("fingerprint") == now and target.exists():
             print(f"{label} code and data unchanged, not executed again", flush=True)
@@ -196,13 +201,35 @@ def execute(config, work, names=None):
     return paths
 
 
+def update(paths, work):
+    """Write the outputs of an execution into the notebooks that they belong to."""
+    for path in paths:
+        notebook = prepare(path, {})
+        executed = nbformat.read(work / "notebooks" / path.name, as_version=4)
+        if [cell.source for cell in code_cells(notebook)] != [
+            c.source for c in code_cells(executed)
+        ]:
+            raise SystemExit(
+                f"{path.stem}: not stored, because its code was changed meanwhile, or because the"
+                " parameters are not its defaults"
+            )
+        give_outputs(notebook, executed)
+        write(notebook, path)
+
+
 def stage(work, notebooks=None):
-    """Lay the book's prose beside the executed notebooks, with its dates: Sphinx reads them."""
+    """Lay the book's prose beside the executed notebooks; return all that the pages are made of."""
     for name in ("_config.yml", "_toc.yml"):
-        shutil.copy2(ROOT / name, work / name)
+        shutil.copy(ROOT / name, work / name)
     shutil.copytree(ROOT / "book", work / "book", dirs_exist_ok=True)
     if notebooks:
         shutil.copytree(notebooks, work / "notebooks", dirs_exist_ok=True)
+    return [
+        work / "_config.yml",
+        work / "_toc.yml",
+        *work.glob("book/**/*"),
+        *work.glob("notebooks/*"),
+    ]
 
 
 def pages(toc):
@@ -233,20 +260,13 @@ def render(work, output):
         raise SystemExit(
             f"Jupyter Book 1 is needed, not {jupyter_book.__version__}: make clean-all book"
         )
-    command = [
-        Path(sys.executable).with_name("jupyter-book"),
-        "build",
-        work,
-        "--path-output",
-        output,
-    ]
-    run = subprocess.run(
-        [*command, "-W", "-n", "--keep-going", "-q"], cwd=ROOT, stdout=subprocess.PIPE
-    )
     index = output / "_build" / "html" / "index.html"
+    shutil.rmtree(index.parent, ignore_errors=True)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", work]
+    # --all: a page that is not read again does not repeat its warnings.
+    command += ["--path-output", output, "--all", "-W", "-n", "--keep-going", "-q"]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE)
     if run.returncode or not index.exists():
-        # Without this, the next call would not read the faulty pages again, and pass.
-        shutil.rmtree(output / "_build" / ".doctrees", ignore_errors=True)
         raise SystemExit("Rendering failed: see the warnings above")
     for name in pages(yaml.safe_load((work / "_toc.yml").read_text("utf-8"))):
         source = next(p for s in (".md", ".ipynb") if (p := work / f"{name}{s}").exists())
@@ -277,17 +297,17 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     paths = execute(config, work, arguments.only)
     if arguments.update:
-        for path in paths:
-            executed = nbformat.read(work / "notebooks" / path.name, as_version=4)
-            if any(cell.id == "injected-parameters" for cell in executed.cells):
-                raise SystemExit(
-                    f"{path.stem}: committed outputs come from the notebook's own defaults"
-                )
-            write(executed, path)
+        update(paths, work)
         return
-    print("rendering the pages with Jupyter Book", flush=True)
-    stage(work)
-    index = render(work, ROOT if arguments.config.stem == "embedded" else work)
+    output = ROOT if arguments.config.stem == "embedded" else work
+    index, log = output / "_build" / "html" / "index.html", work / "rendered.txt"
+    now = fingerprint(stage(work))
+    if index.exists() and log.exists() and log.read_text("utf-8") == now:
+        print("pages unchanged, not rendered again")
+    else:
+        print("rendering the pages with Jupyter Book", flush=True)
+        render(work, output)
+        log.write_text(now, "utf-8")
     print(f"done in {(time.monotonic() - start) / 60:.1f} minutes\nopen {index}")
 
 
