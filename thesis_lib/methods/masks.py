@@ -2,6 +2,7 @@
 
 import torch
 
+from thesis_lib.classifier import resolve_classes
 from thesis_lib.kernels import (
     blur,
     count,
@@ -12,7 +13,6 @@ from thesis_lib.kernels import (
     resize,
     usable,
 )
-from thesis_lib.classifier import resolve_classes
 from thesis_lib.methods.base import explainer
 
 
