@@ -277,12 +277,12 @@ def test_a_mask_whose_score_is_nan_is_skipped_and_counted():
     clf, x = classifier(), images(1, 40, 48, dtype=torch.float64)
     scores = iter([torch.tensor([1.0, float("nan"), 2.0]), torch.tensor([0.5])])
     clf.scores = lambda *args: next(scores).double()
-    masks, alive = torch.ones(1, 3, 40, 48).double(), torch.ones(1, 3, dtype=torch.bool)
+    masks, alive = torch.ones(1, 4, 40, 48).double(), torch.tensor([[True, True, True, False]])
     with tl.counting() as counts:
         weights = tl.methods.masks.mask_weights(
             clf, x, x, masks, alive, torch.tensor([0]), "logit"
         )
-    assert weights.tolist() == [[0.5, 0, 1.5]] and counts["nan groups"] == 1
+    assert weights.tolist() == [[0.5, 0, 1.5, 0]] and counts["nan groups"] == 1
 
 
 # The network as it was given
