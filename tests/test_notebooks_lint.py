@@ -5,6 +5,7 @@
 
 import ast
 import copy
+import json
 import re
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def problems(notebook, size=0):
         "".join(data.get("text/html", "") for cell in code for data in data_of(cell)),
     ):
         found.append("an HTML output holds or loads a script, style or picture from elsewhere")
-    if paths := machine_paths(nbformat.writes(notebook)):
+    if paths := machine_paths(json.dumps(notebook)):
         found.append(f"paths of one machine: {paths[:3]}")
     if any(re.search(r"^\s*([!]|%(pip|conda|mamba|uv)\b)", cell.source, re.M) for cell in code):
         found.append("shell commands and installations do not belong into a notebook")
