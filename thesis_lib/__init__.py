@@ -10,12 +10,13 @@ from thesis_lib.classifier import Classifier
 from thesis_lib.data.models import load_classifier
 from thesis_lib.experiments import evaluate, insertion_deletion, pointing_game, randomize
 from thesis_lib.kernels import counting
-from thesis_lib.methods import METHODS
+from thesis_lib.methods import METHODS, enhance, sess
 
 __all__ = [
     "METHODS",
     "Classifier",
     "counting",
+    "enhance",
     "evaluate",
     "insertion_deletion",
     "kernels",
@@ -24,4 +25,5 @@ __all__ = [
     "pointing_game",
     "randomize",
     "report",
+    "sess",
 ]

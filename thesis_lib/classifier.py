@@ -1,6 +1,7 @@
 """F: a network and its explained layer. Scores, features, and gradients in one forward pass."""
 
 import copy
+import math
 from collections import Counter
 from contextlib import contextmanager
 
@@ -210,12 +211,15 @@ class Classifier:
         """One pass in eval mode; hook: output of the explained layer -> its replacement."""
         count("forward images", len(images))
         # no_grad also restores the mode where the hook switches it on.
-        with _eval_mode(self.network), self._hooked(hook), torch.no_grad():
+        with _eval_mode(self.network), self._hooked(hook, images.shape[-2:]), torch.no_grad():
             try:
                 logits = self.network(images.contiguous(memory_format=self._format))
                 if not torch.is_tensor(logits) or logits.ndim != 2:
                     raise TypeError("the network must return logits: one tensor (N, classes)")
                 return logits
+            except AssertionError as error:  # torchvision's and timm's ViTs take one size only
+                size = " x ".join(map(str, images.shape[-2:]))
+                raise ValueError(f"the network refuses images of {size}: {error}") from error
             except RuntimeError as error:
                 # A `view` in the network may want the plain order of pixels: once, try that.
                 if self._format != torch.channels_last or "view size" not in str(error):
@@ -224,7 +228,7 @@ class Classifier:
         return self._forward(images, hook)
 
     @contextmanager
-    def _hooked(self, hook):
+    def _hooked(self, hook, size):
         calls = 0
 
         def replace(module, args, output):
@@ -232,9 +236,14 @@ class Classifier:
             calls += 1
             if calls > 1:
                 raise ValueError(f"layer {self.layer!r} runs more than once: name another")
-            if not torch.is_tensor(output) or output.ndim != 4:
-                raise ValueError(f"layer {self.layer!r} gives no feature maps (N, K, h, w)")
-            return hook(output)
+            if torch.is_tensor(output) and output.ndim == 4:
+                return hook(output)
+            if not torch.is_tensor(output) or output.ndim != 3:
+                raise ValueError(f"layer {self.layer!r} gives neither feature maps nor tokens")
+            # Tokens (N, L, K): those of the image are feature maps, what stands before them stays.
+            first, grid = token_grid(output.shape[1], size)
+            maps = hook(output[:, first:].mT.unflatten(2, grid))
+            return torch.cat([output[:, :first], maps.flatten(2).mT], 1)
 
         if hook is None:
             yield
@@ -293,13 +302,33 @@ def resolve_classes(classes, logits):
     return classes
 
 
+def token_grid(length, size):
+    """How a Transformer's `length` tokens lie on an image of `size` (H, W): (first, (h, w)).
+
+    The grid has the image's shape; `first` tokens (class, distillation, registers) precede it.
+    """
+    height, width = size
+    for first in range(min(length, 8)):
+        h = round(math.sqrt((length - first) * height / width))
+        w = (length - first) // max(h, 1)
+        if h * w == length - first and h * width == w * height:
+            return first, (h, w)
+    raise ValueError(f"{length} tokens do not form a grid on an image of {height} x {width}")
+
+
 def find_layer(network, size=224):
     """Name of the last convolutional layer's output: what CAM methods explain.
+
+    In a ViT it is the first norm of the last block: behind it only the class token is read, so
+    the tokens of the image have no gradient.
 
     Runs one black image of size x size and takes the last module that ran once, with feature
     maps larger than 1 x 1 that are neither pooled nor dropped out nor one for each class (as in
     SqueezeNet's classifier); of modules with the same output, the innermost.
     """
+    norms = [name for name, _ in network.named_modules() if name.endswith((".ln_1", ".norm1"))]
+    if norms and (hasattr(network, "class_token") or hasattr(network, "cls_token")):
+        return norms[-1]  # torchvision's name, and timm's
     conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     if conv is None:
         raise ValueError("the network has no convolution: name the layer to explain")

@@ -1,8 +1,9 @@
-"""Tensor kernels of chapter 3: no network in sight, any device, any float type.
+"""Tensor kernels of chapters 3 and 4: no network in sight, any device, any float type.
 
 Shapes: images (N, 3, H, W), features (N, K, h, w), masks (N, B, H, W), maps (N, H, W).
 """
 
+import math
 from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ def counting():
     """Count what happens inside: forward passes, flat maps, skipped groups and scales.
 
     Yields a `collections.Counter`. Names: "forward images", "flat maps", "flat groups",
-    "nan groups", "skipped scales", "tied pixels". Device counts become numbers at the end of
+    "nan groups", "skipped scales", "skipped windows", "tied pixels". Device counts become numbers at the end of
     the block (no synchronisation before), so read it after the block. Blocks may be nested.
 
         with tl.counting() as counts:
@@ -174,3 +175,70 @@ def rank_pixels(maps):
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, positions)
+
+
+def window_corners(size, window, stride):
+    """The top left corners k_n of equation 4-1, (P, 2): window (h, w) slid over an image (H, W).
+
+    From the top left in steps of stride (vertical, horizontal); where a step would leave the image,
+    the last window ends at the border, so that every pixel is covered.
+    """
+    for length, part, step in zip(size, window, stride, strict=True):
+        if not 1 <= part <= length:
+            raise ValueError(
+                f"a window of {window[0]} x {window[1]} pixels does not fit an image of "
+                f"{size[0]} x {size[1]}: make it smaller"
+            )
+        if step < 1:
+            raise ValueError(f"the stride is at least 1 pixel, not {step}")
+    rows, columns = (
+        [*range(0, length - part, step), length - part]
+        for length, part, step in zip(size, window, stride, strict=True)
+    )
+    return torch.cartesian_prod(torch.tensor(rows), torch.tensor(columns)).view(-1, 2)
+
+
+def take_windows(images, owners, corners, window):
+    """Equation 4-1: windows (n, C, h, w) of images (N, C, H, W).
+
+    owners (n,) index images, corners (n, 2) are their top left pixels; window is (h, w).
+    """
+    rows = corners[:, 0, None] + torch.arange(window[0], device=corners.device)
+    columns = corners[:, 1, None] + torch.arange(window[1], device=corners.device)
+    picked = images[owners[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return picked.movedim(-1, 1).contiguous()
+
+
+def fuse_windows(windows, corners, size):
+    """The sum of equation 4-8: windows (N, P, h, w) added up at corners (P, 2) -> (N, *size)."""
+    h, w = windows.shape[-2:]
+    total = windows.new_zeros(len(windows), *size)
+    for k, (y, x) in enumerate(corners.tolist()):
+        total[:, y : y + h, x : x + w] += windows[:, k]
+    return total
+
+
+def low_pass(maps, cutoff, kind="ideal"):
+    """Equations 4-9 and 4-10: maps (N, H, W) without frequencies above D_0 = cutoff.
+
+    Frequencies are counted in cycles per image side, as distances from the centre of the spectrum:
+    D = sqrt(X^2 + Y^2), up to sqrt(H^2 + W^2) / 2. kind: "ideal" keeps D <= D_0 whole and nothing
+    else, and rings; "gaussian" weighs by exp(-D^2 / (2 D_0^2)). The image is taken as periodic.
+    """
+    height, width = maps.shape[-2:]
+    largest = math.hypot(height, width) / 2
+    if not 0 < cutoff <= largest:
+        raise ValueError(
+            f"the cutoff lies above 0 and at {largest:.0f} cycles per image or below, not at "
+            f"{cutoff}; None filters nothing"
+        )
+    y = torch.fft.fftfreq(height, 1 / height, dtype=maps.dtype, device=maps.device)
+    x = torch.fft.rfftfreq(width, 1 / width, dtype=maps.dtype, device=maps.device)
+    squared = y[:, None] ** 2 + x**2
+    if kind == "ideal":
+        transfer = (squared <= cutoff**2).to(maps.dtype)
+    elif kind == "gaussian":
+        transfer = torch.exp(-squared / (2 * cutoff**2))
+    else:
+        raise ValueError(f'the low-pass is "ideal" or "gaussian", not {kind!r}')
+    return torch.fft.irfft2(torch.fft.rfft2(maps) * transfer, s=(height, width))

@@ -12,11 +12,13 @@ METHOD_NAMES = {
     "cameras": "CAMERAS",
     "msg_cam": "MSG-CAM",
     "transformer_attribution": "Transformer attribution",
+    "gradient_attention": "Gradient × attention",
+    "attention_rollout": "Attention rollout",
 }
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its pale yellow; dark red
 # takes that place. Line styles repeat the distinction without colour.
-_COLOURS = "#56B4E9 #0072B2 #009E73 #E69F00 #CC79A7 #555555 #D55E00 #882255".split()
-_LINES = ["--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", "-"]
+_COLOURS = "#56B4E9 #0072B2 #009E73 #E69F00 #CC79A7 #555555 #D55E00 #882255 #117733 #999933".split()
+_LINES = ["--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", "-", "--", ":"]
 METHOD_COLOURS = dict(zip(METHOD_NAMES, _COLOURS, strict=True))
 METHOD_LINES = dict(zip(METHOD_NAMES, _LINES, strict=True))
 SALIENCY = "inferno"  # even in lightness, hence readable in grey and by the colour-blind

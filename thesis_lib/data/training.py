@@ -1,6 +1,6 @@
 """Training, which is also fine-tuning: AdamW, one cosine, checkpoints, weights as safetensors.
 
-    python -m thesis_lib.data.training            # both embedded CNNs, about an hour on 2 cores
+    python -m thesis_lib.data.training            # the embedded networks, two hours on 2 cores
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from thesis_lib.classifier import IMAGENET_MEAN, IMAGENET_STD
 from thesis_lib.data import glyphs
-from thesis_lib.data.models import WEIGHTS, vgg19_glyphs
+from thesis_lib.data.models import WEIGHTS, load_classifier, vgg19_glyphs, vit_glyphs
 
 
 def batches(pixels, labels, batch, sizes, rng, device="cpu"):
@@ -41,16 +41,21 @@ def batches(pixels, labels, batch, sizes, rng, device="cpu"):
         yield images, torch.from_numpy(labels[index]).to(device)
 
 
-def loss_of(logits, labels, multi_label=False, smoothing=0.0):
-    """Binary cross-entropy summed over classes, or cross-entropy with label smoothing."""
+def loss_of(logits, labels, multi_label=False, smoothing=0.0, taught=None):
+    """Binary cross-entropy summed over classes, or cross-entropy with label smoothing.
+
+    taught: a teacher's logits; cross-entropy to its probabilities is then half of the loss
+    (distillation; Hinton et al., 2015, at temperature 1).
+    """
     if multi_label:
         return F.binary_cross_entropy_with_logits(logits, labels.float()) * labels.shape[1]
-    return F.cross_entropy(logits, labels.float().argmax(1), label_smoothing=smoothing)
+    loss = F.cross_entropy(logits, labels.float().argmax(1), label_smoothing=smoothing)
+    return loss if taught is None else (loss + F.cross_entropy(logits, taught.softmax(1))) / 2
 
 
 def train(
     network, pixels, labels, *, epochs, batch=64, rate=4e-3, sizes=(224,), decay=0.05,
-    multi_label=False, smoothing=0.0, bf16=False, checkpoint=None, seed=0, device="cpu", held_out=None,
+    multi_label=False, smoothing=0.0, bf16=False, teacher=None, checkpoint=None, seed=0, device="cpu", held_out=None,
 ):  # fmt: skip
     """Trains `network` in place and returns its curve.
 
@@ -62,6 +67,7 @@ def train(
         smoothing: of the labels; it speeds learning up and keeps probabilities from 1.
         bf16: convolutions in bfloat16, weights in float32: twice as fast on a GPU and on processors
             with AVX512-BF16, slow on others.
+        teacher: a network in eval mode to learn from as well, see `loss_of`.
         checkpoint: a file that is written after every epoch; if it is there, training goes on
             from it.
         held_out: (pixels, labels) to measure after every epoch, at the largest of `sizes` up to
@@ -97,7 +103,9 @@ def train(
         for images, target in bar:
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 logits = network(images)
-            loss = loss_of(logits.float(), target, multi_label, smoothing)
+                with torch.no_grad():
+                    taught = None if teacher is None else teacher(images).float()
+            loss = loss_of(logits.float(), target, multi_label, smoothing, taught)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -172,6 +180,25 @@ def fold_batch_norm(network):
     return plain
 
 
+class AnySize(nn.Module):
+    """A torchvision ViT that takes pictures of any size while it learns: the table of positions is
+    resized bilinearly. At the ViT's own size it computes what the ViT computes."""
+
+    def __init__(self, vit):
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, images):
+        vit, encoder = self.vit, self.vit.encoder
+        side = vit.image_size // vit.patch_size
+        tokens = vit.conv_proj(images)
+        grid = encoder.pos_embedding[:, 1:].mT.unflatten(2, (side, side))
+        tokens = tokens + F.interpolate(grid, tokens.shape[-2:], mode="bilinear")
+        first = (vit.class_token + encoder.pos_embedding[:, :1]).expand(len(images), -1, -1)
+        tokens = torch.cat([first, tokens.flatten(2).mT], 1)
+        return vit.heads(encoder.ln(encoder.layers(encoder.dropout(tokens)))[:, 0])
+
+
 def save_weights(network, path, **facts):
     """safetensors, with what a reader of the file needs in its metadata: architecture, categories,
     activation ("softmax" or "sigmoid")."""
@@ -180,8 +207,8 @@ def save_weights(network, path, **facts):
     save_file(tensors, str(path), facts)
 
 
-def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=0, bf16=False):
-    """Both embedded CNNs from nothing; about an hour on 2 cores. Checkpoints go to `folder`.
+def train_cnns(folder, weights, pictures, scenes, seed, bf16):
+    """`vgg19_glyphs` and `vgg19_glyphs_scenes` from nothing; returns their curves.
 
     1. features with a pooled linear head at 96 and 112 pixels (VGG's own head does not start);
     2. VGG's 7x7 head behind them, at 128 to 256 pixels;
@@ -189,8 +216,6 @@ def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=
     4. the network of step 2 fine-tuned on scenes, one logit a class.
     Batch norm is folded in before saving.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     held_out = glyphs.training_arrays(600, seed, "validation")
     pixels, labels = glyphs.training_arrays(pictures, seed)
     torch.manual_seed(seed)
@@ -212,11 +237,7 @@ def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=
         network, pixels, labels, epochs=1, rate=1e-3, sizes=(192, 224, 320), seed=seed + 3,
         bf16=bf16, checkpoint=folder / "4.pt", held_out=held_out,
     )  # fmt: skip
-    facts = {"architecture": "vgg19_glyphs", "categories": list(glyphs.CLASSES)}
-    save_weights(
-        fold_batch_norm(network), weights / "vgg19_glyphs.safetensors",
-        activation="softmax", **facts,
-    )  # fmt: skip
+    save_embedded(fold_batch_norm(network), weights, "vgg19_glyphs", "softmax")
     del pixels, labels
     held_out = glyphs.training_arrays(600, seed, "validation", objects=3)
     pixels, labels = glyphs.training_arrays(scenes, seed, objects=3)
@@ -224,21 +245,85 @@ def train_embedded(folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=
         of_scenes, pixels, labels, epochs=3, rate=1e-3, sizes=(128, 160, 192, 224), seed=seed + 2,
         multi_label=True, bf16=bf16, checkpoint=folder / "3.pt", held_out=held_out,
     )  # fmt: skip
-    save_weights(
-        fold_batch_norm(of_scenes), weights / "vgg19_glyphs_scenes.safetensors",
-        activation="sigmoid", **facts,
+    save_embedded(fold_batch_norm(of_scenes), weights, "vgg19_glyphs_scenes", "sigmoid")
+    return curves
+
+
+def train_vits(folder, weights, pictures, scenes, seed, bf16):
+    """`vit_glyphs` and `vit_glyphs_scenes`, with `vgg19_glyphs` as teacher; returns their curves.
+
+    1. at 96 to 144 pixels, where a step costs a quarter;
+    2. at 112 to 240 pixels;
+    3. on as many other pictures, of which a ViT needs more than a CNN;
+    4. the network of step 3 fine-tuned on scenes, without a teacher.
+    """
+    held_out = glyphs.training_arrays(600, seed, "validation")
+    pixels, labels = glyphs.training_arrays(pictures, seed)
+    teacher = load_classifier("vgg19_glyphs", weights / "vgg19_glyphs.safetensors", device="cpu")
+    torch.manual_seed(seed)
+    network = vit_glyphs()
+    curves = {}
+    curves["small"] = train(
+        AnySize(network), pixels, labels, epochs=24, rate=2e-3, sizes=(96, 112, 128, 144),
+        seed=seed + 4, smoothing=0.05, bf16=bf16, teacher=teacher.network,
+        checkpoint=folder / "5.pt", held_out=held_out,
     )  # fmt: skip
+    curves["full size"] = train(
+        AnySize(network), pixels, labels, epochs=10, rate=2e-3, sizes=(112, 144, 176, 208, 240),
+        seed=seed + 5, bf16=bf16, teacher=teacher.network,
+        checkpoint=folder / "6.pt", held_out=held_out,
+    )  # fmt: skip
+    del pixels, labels
+    pixels, labels = glyphs.training_arrays(pictures, seed + 1)
+    curves["other pictures"] = train(
+        AnySize(network), pixels, labels, epochs=6, rate=1.5e-3, sizes=(144, 176, 208, 240),
+        seed=seed + 7, bf16=bf16, teacher=teacher.network,
+        checkpoint=folder / "8.pt", held_out=held_out,
+    )  # fmt: skip
+    save_embedded(network, weights, "vit_glyphs", "softmax")
+    del pixels, labels
+    held_out = glyphs.training_arrays(600, seed, "validation", objects=3)
+    pixels, labels = glyphs.training_arrays(scenes, seed, objects=3)
+    curves["scenes"] = train(
+        AnySize(network), pixels, labels, epochs=5, rate=1e-3, sizes=(128, 160, 192, 224),
+        seed=seed + 6, multi_label=True, bf16=bf16, checkpoint=folder / "7.pt", held_out=held_out,
+    )  # fmt: skip
+    save_embedded(network, weights, "vit_glyphs_scenes", "sigmoid")
+    return curves
+
+
+def save_embedded(network, weights, name, activation):
+    save_weights(
+        network, weights / f"{name}.safetensors", architecture=name.removesuffix("_scenes"),
+        categories=list(glyphs.CLASSES), activation=activation,
+    )  # fmt: skip
+
+
+def train_embedded(
+    family, folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=0, bf16=False
+):
+    """Train a family of embedded networks, "cnn" or "vit", and record how in `weights`.
+
+    Checkpoints go to `folder`; a "vit" learns from the "cnn" that is in `weights`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    curves = {"cnn": train_cnns, "vit": train_vits}[family](
+        folder, weights, pictures, scenes, seed, bf16
+    )
     record = {
-        "command": f"python -m thesis_lib.data.training{' --bf16' if bf16 else ''}", "seed": seed, "pictures": pictures,
-        "scenes": scenes, "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "curves": curves,
+        "command": f"python -m thesis_lib.data.training {family}{' --bf16' if bf16 else ''}",
+        "seed": seed, "pictures": pictures, "scenes": scenes, "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "curves": curves,
     }  # fmt: skip
-    (weights / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    (weights / f"training_{family}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", default=["cnn", "vit"], help="cnn, vit; both")
     parser.add_argument("--checkpoints", default="_build/training", help="folder for checkpoints")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 convolutions, see train()")
     arguments = parser.parse_args()
-    train_embedded(arguments.checkpoints, bf16=arguments.bf16)
+    for family in arguments.families:
+        train_embedded(family, arguments.checkpoints, bf16=arguments.bf16)

@@ -35,7 +35,7 @@ def pointing_game(maps, masks, points=100, tolerance=0):
     >>> pointing_game(maps, masks, points=2)
     (tensor([1]), tensor([1]))
     """
-    maps, masks = _check(maps, masks)
+    maps, masks = check_masks(maps, masks)
     pixels = masks[0].numel()
     if not 1 <= points <= pixels:
         raise ValueError(f"points must lie in 1..{pixels}, not {points}")
@@ -72,7 +72,7 @@ def energy_inside(maps, masks):
     Raises:
         ValueError: as `pointing_game`, and for negative maps.
     """
-    maps, masks = _check(maps, masks)
+    maps, masks = check_masks(maps, masks)
     if (maps < 0).any():
         raise ValueError("maps must not be negative: an energy share has no meaning otherwise")
     total = maps.sum((1, 2))
@@ -91,7 +91,8 @@ def mean_over_classes(hits, misses, classes):
     return float((sums["hits"] / (sums["hits"] + sums["misses"])).mean())
 
 
-def _check(maps, masks):
+def check_masks(maps, masks):
+    """Both as tensors on one device, or a ValueError that says what is wrong with them."""
     masks = torch.as_tensor(masks)
     if masks.dtype != torch.bool or masks.ndim != 3:
         raise ValueError("masks must be (N, H, W) bool")

@@ -14,12 +14,13 @@ import torch
 from tqdm.auto import tqdm
 
 from thesis_lib.experiments import shards
+from thesis_lib.experiments.fineness import boundary_distance, effective_resolution
 from thesis_lib.experiments.insertion_deletion import insertion_deletion
 from thesis_lib.experiments.pointing_game import energy_inside, pointing_game
 from thesis_lib.kernels import counting
 from thesis_lib.methods import METHODS
 
-METRICS = ("insertion_deletion", "pointing_game")
+METRICS = ("insertion_deletion", "pointing_game", "fineness")
 
 
 def evaluate(
@@ -56,7 +57,8 @@ def evaluate(
         (the picture is labelled with it); for "insertion_deletion" insertion, deletion (curves),
         insertion_auc, deletion_auc, overall, tied; for "pointing_game" hits, misses (of the 100
         strongest points), argmax_hit (of the strongest, tolerance 15 pixels), energy (share inside
-        the boxes), pixel_energy (inside the pixel mask; NaN where there is none).
+        the boxes), pixel_energy (inside the pixel mask; NaN where there is none); for "fineness"
+        pixel_energy, boundary_distance (NaN likewise) and effective_resolution.
         `rows.attrs["run"]` is the run's folder.
 
     Raises:
@@ -187,18 +189,23 @@ def _measure(samples, classifier, methods, metrics, step):
             columns |= {"hits": _numpy(hits), "misses": _numpy(misses)}
             columns["argmax_hit"] = _numpy(pointing_game(maps, masks, points=1, tolerance=15)[0])
             columns["energy"] = _numpy(energy_inside(maps, masks))
-            pixel_masks = [samples[k].pixel_masks.get(c) for k, c in pairs]
-            columns["pixel_energy"] = _pixel_energy(maps, pixel_masks)
+        pixel_masks = [samples[k].pixel_masks.get(c) for k, c in pairs]
+        if {"pointing_game", "fineness"} & set(metrics):
+            columns["pixel_energy"] = _with_masks(energy_inside, maps, pixel_masks)
+        if "fineness" in metrics:
+            columns["boundary_distance"] = _with_masks(boundary_distance, maps, pixel_masks)
+            columns["effective_resolution"] = effective_resolution(maps)
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True), left_out
 
 
-def _pixel_energy(maps, masks):
+def _with_masks(measure, maps, masks):
+    """measure(maps, masks), NaN where there is no mask."""
     known = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
-    energy = np.full(len(masks), np.nan)
+    values = np.full(len(masks), np.nan)
     if known:
-        energy[known] = _numpy(energy_inside(maps[known], torch.stack([masks[i] for i in known])))
-    return energy
+        values[known] = measure(maps[known].cpu(), torch.stack([masks[i] for i in known]))
+    return values
 
 
 def _numpy(tensor):

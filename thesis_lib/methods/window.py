@@ -1,0 +1,190 @@
+"""The window enhancer of chapter 4, and SESS, its nearest published relative.
+
+Both take a method and return a method: windows of the image are explained, and their maps fused.
+"""
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
+
+from thesis_lib.kernels import (
+    count,
+    fuse_windows,
+    low_pass,
+    resize,
+    take_windows,
+    window_corners,
+)
+from thesis_lib.methods.base import explainer
+from thesis_lib.methods.multiscale import scale_sizes
+
+
+def enhance(
+    method, window=160, stride=32, cutoff=28, *, lowpass="ideal", cover="sum",
+    weight="probability", skip=0.0, **settings,
+):  # fmt: skip
+    """A method that explains windows of the image and fuses their maps: equations 4-1 to 4-11.
+
+    Windows p_k of the image I_0 are enlarged to its size (P_k), explained (S_k) and reduced again
+    (s_k); alpha_k = F_c(P_k) is their weight and S_0 the map of the whole image. Then
+    S'_c = sum_k (alpha_k s_k + S_0 on window k), low-passed (S''_c) and min-maxed. Classes are
+    those of the whole image.
+
+    method: a key of `METHODS` or a method; settings: its own. An enhanced one is refused.
+    window, stride: pixels, one number or (vertical, horizontal). The last window ends at the border.
+    cutoff: D_0 in cycles per image side, see `kernels.low_pass`; None for no filter.
+    lowpass: "ideal" (equation 4-10) or "gaussian".
+    cover: "sum", equation 4-8 as it stands, where a pixel counts as often as windows cover it; or
+        "mean" over the windows that cover it.
+    weight: alpha is the class's "probability" (section 4.3.2) or its "logit".
+    skip: windows whose probability of the class is below it are not explained, and add only S_0;
+        counted as "skipped windows".
+    Windows of all images share passes. An image in work holds its P windows' maps: 4 P h w bytes.
+
+        enhanced = tl.enhance("grad_cam", window=112, stride=28)
+        maps = enhanced(clf, images, classes=[3, 7])
+    """
+    base = _bare(method, "enhanced")
+    window, stride = _pair(window, "window"), _pair(stride, "stride")
+    if cover not in ("sum", "mean"):
+        raise ValueError(f'cover is "sum" or "mean", not {cover!r}')
+    if weight not in ("probability", "logit"):
+        raise ValueError(f'weight is "probability" or "logit", not {weight!r}')
+    if not 0 <= skip <= 1:
+        raise ValueError(f"skip is a probability, 0 to 1, not {skip}")
+
+    @explainer()
+    def enhanced(clf, images, classes=None, *, batch=None):
+        size = images.shape[-2:]
+        corners = window_corners(size, window, stride).to(images.device)
+        classes = clf.predict(images) if classes is None else classes
+        whole = base(clf, images, classes, **settings)
+        alpha = score_windows(clf, images, classes, corners, window, weight)
+        probability = alpha
+        if skip and weight == "logit":
+            probability = score_windows(clf, images, classes, corners, window, "probability")
+        likely = probability >= skip if skip else torch.ones_like(alpha, dtype=torch.bool)
+        count("skipped windows", (~likely).sum())
+        maps = explain_windows(clf, base, images, classes, corners, window, likely, settings)
+        total = fuse_windows(alpha[..., None, None] * maps, corners, size)
+        covered = fuse_windows(torch.ones_like(maps[:1]), corners, size)
+        total = total + covered * whole if cover == "sum" else total / covered + whole
+        return total if cutoff is None else low_pass(total, cutoff, lowpass)
+
+    enhanced.windowed = True
+    return enhanced
+
+
+def sess(method, sizes=None, prefilter=0.0, **settings):
+    """Saliency enhancing with scaling and sliding (SESS; Tursun et al., ECCV 2022).
+
+    The image is enlarged to several sizes and each is cut into windows of the image's own size.
+    Their maps, times the probability of the class, are reduced to their places, averaged where they
+    are positive, and blurred (11 x 11, sigma 5), as in the official code.
+
+    method: a key of `METHODS` or a method; settings: its own.
+    sizes: lengths of the shorter side, none below the image's; None: its own and 64, 128, ..., 704
+        pixels more, which cuts a square image of 224 pixels into 122 windows.
+    prefilter: the share of windows, the least probable ones, that are not explained.
+
+        maps = tl.sess("grad_cam", prefilter=0.9)(clf, images)
+    """
+    base = _bare(method, "given to SESS")
+    if not 0 <= prefilter < 1:
+        raise ValueError(f"prefilter is a share of windows, 0 to below 1, not {prefilter}")
+
+    @explainer()
+    def enhanced(clf, images, classes=None, *, batch=None):
+        size = tuple(images.shape[-2:])
+        shorter = min(size)
+        lengths = range(shorter, shorter + 12 * 64, 64) if sizes is None else sizes
+        if not len(lengths) or min(lengths) < shorter:
+            raise ValueError(f"SESS enlarges: sizes must be {shorter} pixels or more, not {sizes}")
+        classes = clf.predict(images) if classes is None else classes
+        scales = scale_sizes(size, lengths)
+        corners = [window_corners(s, size, size).to(images.device) for s in scales]
+        enlarged = [resize(images, s) for s in scales]
+        scores = [
+            score_windows(clf, x, classes, c, size, "probability")
+            for x, c in zip(enlarged, corners, strict=True)
+        ]
+        weights = torch.cat(scores, 1)
+        order = weights.argsort(1, stable=True).argsort(1, stable=True)
+        likely = order >= int(weights.shape[1] * prefilter)
+        count("skipped windows", (~likely).sum())
+        total, positive = 0, 0
+        parts = [likely.split([len(c) for c in corners], 1), scores, enlarged, corners, scales]
+        for alive, weight, x, places, s in zip(*parts, strict=True):
+            maps = explain_windows(clf, base, x, classes, places, size, alive, settings)
+            maps = maps * weight[..., None, None]
+            rows, columns = (_reduction(b, a, maps) for b, a in zip(s, size, strict=True))
+            for k, (top, left) in enumerate(places.tolist()):
+                # The window on an empty canvas, reduced to the image: two sparse matrices.
+                down, across = rows[top : top + size[0]], columns[left : left + size[1]]
+                placed = down.mT @ maps[:, k] @ across
+                total, positive = total + placed, positive + (placed > 0)
+        mean = total / positive.clamp(min=1)
+        return gaussian_blur2d(mean[:, None], (11, 11), (5.0, 5.0), border_type="reflect")[:, 0]
+
+    enhanced.windowed = True
+    return enhanced
+
+
+def score_windows(clf, images, classes, corners, window, score):
+    """Equation 4-6: alpha (N, P), the "probability" or "logit" of the class in each window."""
+    owners, places = _jobs(images.new_ones(len(images), len(corners)))
+    scores = [
+        clf.scores(_enlarged(images, owner, corners[place], window), classes[owner], score)
+        for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True)
+    ]
+    return torch.cat(scores).view(len(images), -1)
+
+
+def explain_windows(clf, base, images, classes, corners, window, alive, settings):
+    """Equations 4-3, 4-5 and 4-7: maps s (N, P, h, w) of the windows that are alive (N, P)."""
+    owners, places = _jobs(alive)
+    maps = images.new_zeros(*alive.shape, *window)
+    for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True):
+        inputs = _enlarged(images, owner, corners[place], window)
+        explained = base(clf, inputs, classes[owner], **settings)
+        maps[owner, place] = resize(explained[:, None], window)[:, 0]
+    return maps
+
+
+def _jobs(alive):
+    """Owners and places of the windows worth a pass, image by image."""
+    return alive.nonzero(as_tuple=True)
+
+
+def _enlarged(images, owners, corners, window):
+    """Equations 4-1 and 4-3: P_k, as large as the images."""
+    return resize(take_windows(images, owners, corners, window), images.shape[-2:])
+
+
+def _reduction(big, small, like):
+    """The matrix (big, small) that interpolates `big` pixels at `small` places."""
+    eye = torch.eye(big, dtype=like.dtype, device=like.device)
+    return F.interpolate(eye[None], size=small, mode="linear")[0]
+
+
+def _bare(method, how):
+    """The method, by name or itself; one that is windowed already is refused."""
+    from thesis_lib.methods import METHODS  # which imports this file
+
+    base = METHODS[method] if isinstance(method, str) else method
+    if not callable(base):
+        raise TypeError(f"a method is a name in METHODS or a function, not {method!r}")
+    inner = base
+    while hasattr(inner, "func"):  # functools.partial
+        inner = inner.func
+    if getattr(inner, "windowed", False):
+        raise ValueError(f"a method that explains windows already cannot be {how} again")
+    return base
+
+
+def _pair(value, name):
+    """One number of pixels for both directions, or (vertical, horizontal)."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(v, int) for v in pair):
+        raise ValueError(f"{name} is a whole number of pixels, or two of them, not {value!r}")
+    return pair
