@@ -105,17 +105,17 @@ def sess(method, sizes=None, prefilter=0.0, **settings):
         corners = [window_corners(s, size, size).to(images.device) for s in scales]
         enlarged = [resize(images, s) for s in scales]
         scores = [
-            score_windows(clf, x, classes, c, size, "probability")
+            score_windows(clf, x, classes, c, size, "probability", size)
             for x, c in zip(enlarged, corners, strict=True)
         ]
         weights = torch.cat(scores, 1)
-        order = weights.argsort(1, stable=True).argsort(1, stable=True)
+        order = weights.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
         likely = order >= int(weights.shape[1] * prefilter)
         count("skipped windows", (~likely).sum())
         total, positive = 0, 0
         parts = [likely.split([len(c) for c in corners], 1), scores, enlarged, corners, scales]
         for alive, weight, x, places, s in zip(*parts, strict=True):
-            maps = explain_windows(clf, base, x, classes, places, size, alive, settings)
+            maps = explain_windows(clf, base, x, classes, places, size, alive, settings, size)
             maps = maps * weight[..., None, None]
             rows, columns = (_reduction(b, a, maps) for b, a in zip(s, size, strict=True))
             for k, (top, left) in enumerate(places.tolist()):
@@ -130,22 +130,25 @@ def sess(method, sizes=None, prefilter=0.0, **settings):
     return enhanced
 
 
-def score_windows(clf, images, classes, corners, window, score):
-    """Equation 4-6: alpha (N, P), the "probability" or "logit" of the class in each window."""
+def score_windows(clf, images, classes, corners, window, score, size=None):
+    """Equation 4-6: alpha (N, P), the "probability" or "logit" of the class in each window.
+
+    size: what windows are enlarged to; None: the images' own, as in equation 4-3.
+    """
     owners, places = _jobs(images.new_ones(len(images), len(corners)))
     scores = [
-        clf.scores(_enlarged(images, owner, corners[place], window), classes[owner], score)
+        clf.scores(_enlarged(images, owner, corners[place], window, size), classes[owner], score)
         for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True)
     ]
     return torch.cat(scores).view(len(images), -1)
 
 
-def explain_windows(clf, base, images, classes, corners, window, alive, settings):
+def explain_windows(clf, base, images, classes, corners, window, alive, settings, size=None):
     """Equations 4-3, 4-5 and 4-7: maps s (N, P, h, w) of the windows that are alive (N, P)."""
     owners, places = _jobs(alive)
     maps = images.new_zeros(*alive.shape, *window)
     for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True):
-        inputs = _enlarged(images, owner, corners[place], window)
+        inputs = _enlarged(images, owner, corners[place], window, size)
         explained = base(clf, inputs, classes[owner], **settings)
         maps[owner, place] = resize(explained[:, None], window)[:, 0]
     return maps
@@ -156,9 +159,9 @@ def _jobs(alive):
     return alive.nonzero(as_tuple=True)
 
 
-def _enlarged(images, owners, corners, window):
-    """Equations 4-1 and 4-3: P_k, as large as the images."""
-    return resize(take_windows(images, owners, corners, window), images.shape[-2:])
+def _enlarged(images, owners, corners, window, size):
+    """Equations 4-1 and 4-3: P_k, as large as the images, or of another size."""
+    return resize(take_windows(images, owners, corners, window), size or images.shape[-2:])
 
 
 def _reduction(big, small, like):
