@@ -115,8 +115,8 @@ def load_classifier(name, weights=None, layer=None, device=None):
     """F of the thesis: a trained network, ready to be explained.
 
     Args:
-        name: "vgg19_glyphs", "vgg19_glyphs_scenes" (both embedded), or any classifier of
-            torchvision, such as "vgg19" or "resnet50".
+        name: "vgg19_glyphs", "vit_glyphs", either with "_scenes" (all embedded), or any classifier
+            of torchvision, such as "vgg19" or "vit_b_16".
         weights: None for the embedded weights, or torchvision's DEFAULT ones from its cache;
             "random" for untrained ones (seeded); or the path of a .safetensors or .pt file. A
             file's own number of classes is used.

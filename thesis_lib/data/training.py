@@ -285,7 +285,7 @@ def train_vits(folder, weights, pictures, scenes, seed, bf16):
     held_out = glyphs.training_arrays(600, seed, "validation", objects=3)
     pixels, labels = glyphs.training_arrays(scenes, seed, objects=3)
     curves["scenes"] = train(
-        AnySize(network), pixels, labels, epochs=5, rate=1e-3, sizes=(128, 160, 192, 224),
+        AnySize(network), pixels, labels, epochs=10, rate=2e-3, sizes=(128, 160, 192, 224),
         seed=seed + 6, multi_label=True, bf16=bf16, checkpoint=folder / "7.pt", held_out=held_out,
     )  # fmt: skip
     save_embedded(network, weights, "vit_glyphs_scenes", "sigmoid")
