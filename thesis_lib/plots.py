@@ -3,6 +3,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
+from thesis_lib.report import is_clear
+
 METHOD_NAMES = {
     "grad_cam": "Grad-CAM",
     "grad_cam_plus_plus": "Grad-CAM++",
@@ -21,6 +23,7 @@ _COLOURS = "#56B4E9 #0072B2 #009E73 #E69F00 #CC79A7 #555555 #D55E00 #882255 #117
 _LINES = ["--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", "-", "--", ":"]
 METHOD_COLOURS = dict(zip(METHOD_NAMES, _COLOURS, strict=True))
 METHOD_LINES = dict(zip(METHOD_NAMES, _LINES, strict=True))
+VARIANT_COLOURS = {"bare": "#555555", "enhanced": "#D55E00", "SESS": "#0072B2"}
 SALIENCY = "inferno"  # even in lightness, hence readable in grey and by the colour-blind
 WIDTH = 8  # inches of a full-width figure; 800 pixels at 100 dpi
 STYLE = {
@@ -128,6 +131,31 @@ def intervals(axis, table, label="", reference=None):
     axis.set_yticks(range(len(table)), [name(method) for method in table.index])
     axis.set_xlabel(label)
     axis.invert_yaxis()
+
+
+def forest(axis, table, scale=100, label=""):
+    """Differences of each base method's variants to the bare method, with 95 % intervals.
+
+    `table` is indexed by (method, variant): one value of `thesis_lib.report.variants_table`.
+    Filled: clear (`thesis_lib.report.is_clear`); hollow: not.
+    """
+    table = table.dropna(subset=["difference"])
+    clear = is_clear(table)
+    methods = list(table.index.unique("method"))
+    variants = list(table.index.unique("variant"))
+    for (method, variant), row in (scale * table).iterrows():
+        y = methods.index(method) + 0.3 * (variants.index(variant) - (len(variants) - 1) / 2)
+        mean, low, high = row["difference"], row["difference_low"], row["difference_high"]
+        colour = VARIANT_COLOURS.get(variant, "#888888")
+        axis.errorbar(
+            mean, y, xerr=np.maximum(0, [[mean - low], [high - mean]]), capsize=3, color=colour,
+            fmt="s" if variants.index(variant) else "o", markersize=5,
+            markerfacecolor=colour if clear[method, variant] else "white",
+            label=variant if method == methods[0] else None,
+        )  # fmt: skip
+    axis.axvline(0, color=VARIANT_COLOURS["bare"], linewidth=1.2, zorder=0)
+    axis.set_yticks(range(len(methods)), [name(method) for method in methods])
+    axis.set(xlabel=label, ylim=(len(methods) - 0.5, -0.5))
 
 
 def confidence(axis, table, label=""):

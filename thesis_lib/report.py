@@ -76,11 +76,14 @@ def _resampled_means(x, generator, n):
 
 
 def holm(p):
-    """Holm's step-down correction of p-values (M,), keeping the family-wise error rate."""
+    """Holm's step-down correction of p-values (M,), keeping the family-wise error rate.
+
+    NaN, where nothing was tested, stays NaN and does not count.
+    """
     p = np.asarray(p, dtype=float)
-    order = np.argsort(p, kind="stable")
-    stepped = p[order] * np.arange(p.size, 0, -1)
-    corrected = np.empty_like(p)
+    order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]  # NaN is sorted to the end
+    stepped = p[order] * np.arange(order.size, 0, -1)
+    corrected = np.full_like(p, np.nan)
     corrected[order] = np.minimum(1, np.maximum.accumulate(stepped))
     return corrected
 
@@ -103,6 +106,13 @@ def paired_table(rows, value, reference="msg_cam", groups=None, seed=0):
 
     Raises ValueError if the reference is missing or if methods were measured on different pairs.
     """
+    table = _compared(rows, value, reference, groups, seed)
+    table["p"] = holm(table["p"].to_numpy())
+    return table
+
+
+def _compared(rows, value, reference, groups, seed):
+    """`paired_table` before the correction of p."""
     wide = rows.pivot(index=["id", "class"], columns="method", values=value)
     wide = wide[rows["method"].drop_duplicates()]
     if reference not in wide:
@@ -123,8 +133,41 @@ def paired_table(rows, value, reference="msg_cam", groups=None, seed=0):
     table[columns] = np.nan
     for method, difference in zip(others, differences, strict=True):
         table.loc[method, columns] = bootstrap_interval(difference, seed, groups=by)
-    table["p"] = pd.Series(holm([_wilcoxon(d) for d in differences]), index=others)
+    table["p"] = pd.Series([_wilcoxon(d) for d in differences], index=others, dtype=float)
     return table
+
+
+def variants_table(rows, values, variants=("enhanced", "SESS"), groups=None, seed=0):
+    """Compare the variants of each base method with the base method itself.
+
+    `rows` as for `paired_table`; methods are called "grad_cam", "grad_cam enhanced", "grad_cam
+    SESS" and so on. Pairs without a value (no pixel mask) are left out. Returns the columns of
+    `paired_table` by (value, method, variant), where "bare" is the method itself and the reference.
+    p is Holm-corrected once over all values, methods and variants: they are one family of
+    comparisons.
+
+    Raises ValueError if a variant is missing or was measured on other pairs than its base method.
+    """
+    names = list(rows["method"].drop_duplicates())
+    bases = [name for name in names if not name.endswith(tuple(f" {v}" for v in variants))]
+    tables = {}
+    for value in values:
+        known = rows.dropna(subset=[value])
+        for base in bases:
+            family = {base: "bare"} | {f"{base} {variant}": variant for variant in variants}
+            missing = [name for name in family if name not in names]
+            if missing:
+                raise ValueError(f"no rows of {missing}; there are {names}")
+            part = known[known["method"].isin(family)]
+            tables[value, base] = _compared(part, value, base, groups, seed).rename(index=family)
+    table = pd.concat(tables, names=["value", "method", "variant"])
+    table["p"] = holm(table["p"].to_numpy())
+    return table
+
+
+def is_clear(table):
+    """Which differences have an interval without 0 and p < 0.05: both ways of looking agree."""
+    return (table["p"] < 0.05) & (table["difference_low"] * table["difference_high"] > 0)
 
 
 def _wilcoxon(differences):
