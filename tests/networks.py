@@ -5,6 +5,7 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer
 
 
 def _head(channels, classes=7):
@@ -138,6 +139,28 @@ class _Mend(nn.Module):
 
 
 FAMILIES = [Plain, Residual, Inverted, Dense]
+
+
+def vit(seed=0, size=32, depth=2, **settings):
+    """torchvision's VisionTransformer: 4 x 4 tokens of 8 pixels, 2 heads, 16 wide, 7 classes.
+
+    Every weight is random, norms and biases too, and attention is far from even.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = VisionTransformer(size, 8, depth, 2, 16, 24, num_classes=7, **settings)
+        return liven_tokens(network)
+
+
+def liven_tokens(network):
+    """In place: random weights for a Transformer that make its tokens differ."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=1.5 * parameter[0].numel() ** -0.5)
+        else:
+            scale = name.endswith(("weight", "gamma"))
+            nn.init.uniform_(parameter, 0.5 if scale else -0.3, 1.5 if scale else 0.3)
+    return network.eval()
 
 
 def random_network(family, seed=0, **settings):

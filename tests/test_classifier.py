@@ -295,7 +295,7 @@ def test_weights_that_are_nan_give_one_clear_error():
     "layer, message",
     [
         ("features.99", "no layer 'features.99'"),
-        ("head.2", "no feature maps"),
+        ("head.2", "neither feature maps nor tokens"),
         ("unused", "does not run"),
         ("shared", "more than once"),
         ("beside", "do not depend"),
@@ -342,6 +342,57 @@ def test_the_explained_layer_of_torchvisions_networks(name, layer):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_explained_layer_of_small_networks(family):
     assert find_layer(random_network(family)) == family.layer
+
+
+def test_the_explained_layer_of_a_vit_is_the_last_blocks_first_norm():
+    clf = tl.Classifier(networks.vit())
+    assert clf.layer == "encoder.layers.encoder_layer_1.ln_1"
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("deit_tiny_patch16_224", pretrained=False, depth=3, img_size=32)
+    assert find_layer(network) == "blocks.2.norm1"
+
+
+def test_tokens_are_feature_maps_and_the_class_token_is_not_among_them():
+    clf = tl.Classifier(networks.vit().double())
+    x = images(2, 32, 32, dtype=torch.float64)
+    tokens = []
+    layer = clf.network.get_submodule(clf.layer)
+    with layer.register_forward_hook(lambda m, args, out: tokens.append(out)):
+        expected = clf.network(x)
+    features, gradients, logits, _ = clf.features_and_gradients(x, [1, 4])
+    torch.testing.assert_close(logits, expected)
+    assert features.shape == gradients.shape == (2, 16, 4, 4)
+    for i, j in [(0, 0), (1, 3), (3, 2)]:
+        torch.testing.assert_close(features[:, :, i, j], tokens[0][:, 1 + 4 * i + j])
+    (literal,) = torch.autograd.grad(expected[0, 1] + expected[1, 4], tokens[0])
+    torch.testing.assert_close(gradients.flatten(2).mT, literal[:, 1:])
+    assert gradients.any()
+
+
+@pytest.mark.parametrize(
+    "length, size, expected",
+    [
+        (197, (224, 224), (1, (14, 14))),
+        (198, (224, 224), (2, (14, 14))),  # DeiT's distillation token
+        (196, (224, 224), (0, (14, 14))),
+        (1 + 4 * 6, (64, 96), (1, (4, 6))),
+    ],
+)
+def test_tokens_lie_on_a_grid_of_the_images_shape(length, size, expected):
+    assert tl.classifier.token_grid(length, size) == expected
+
+
+def test_tokens_that_form_no_grid():
+    with pytest.raises(ValueError, match="do not form a grid"):
+        tl.classifier.token_grid(190, (224, 224))
+
+
+def test_a_vit_takes_images_of_its_own_size_only():
+    clf = tl.Classifier(networks.vit())
+    with pytest.raises(ValueError, match="refuses images of 40 x 40"):
+        clf.logits(images(1, 40, 40))
+    with pytest.raises(ValueError, match="refuses images of 48 x 48"):
+        tl.METHODS["msg_cam"](clf, images(1, 32, 32), sizes=[32, 48], groups=4)
 
 
 def test_a_network_without_a_layer_to_find():

@@ -50,7 +50,7 @@ def check(clf, name, x, classes=None, **options):
 # Networks, types, shapes
 
 
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", oracle.METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_methods_equal_their_equations(name, family, dtype):
@@ -58,7 +58,7 @@ def test_methods_equal_their_equations(name, family, dtype):
     check(clf, name, images(3, 40, 56, dtype=dtype), **settings(name))
 
 
-@pytest.mark.parametrize("name", [n for n in tl.METHODS if n != "score_cam"])  # 512 passes
+@pytest.mark.parametrize("name", [n for n in oracle.METHODS if n != "score_cam"])  # 512 passes
 @pytest.mark.parametrize(
     "model", ["squeezenet1_1", "resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
 )
@@ -78,7 +78,7 @@ WEIGHTS = Path(tl.__file__).parents[1] / "data" / "weights" / "vgg19_glyphs.safe
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="vgg19_glyphs has no weights yet")
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", oracle.METHODS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_methods_equal_their_equations_on_vgg19_glyphs(name, dtype):
     clf = tl.load_classifier("vgg19_glyphs", device="cpu")
@@ -154,7 +154,7 @@ def test_what_equation_3_12_sums(family, fuse):
     check(classifier(family), "msg_cam", x, **settings("msg_cam"), fuse=fuse)
 
 
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", oracle.METHODS)
 def test_multi_label_networks_and_classes_that_are_not_the_top_one(name):
     clf = classifier(seed=1, activation="sigmoid")
     x = images(3, 40, 48, seed=1, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_fused_weights_need_no_up_sampling():
 # Batches
 
 
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", oracle.METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_maps_do_not_depend_on_the_batch(name, family):
     clf = classifier(family)
@@ -205,7 +205,7 @@ def test_maps_do_not_depend_on_the_batch(name, family):
     torch.testing.assert_close(alone[0], whole[4], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", oracle.METHODS)
 def test_batch_bounds_every_forward_pass(name):
     clf = classifier()
     sizes = []
@@ -262,7 +262,7 @@ def test_flat_groups_are_skipped_and_counted(name):
     assert counts["nan groups"] == 0
 
 
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", oracle.METHODS)
 def test_a_dead_layer_gives_a_zero_map_and_is_counted(name):
     clf = classifier()
     with torch.no_grad():
@@ -288,7 +288,7 @@ def test_a_mask_whose_score_is_nan_is_skipped_and_counted():
 # The network as it was given
 
 
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", oracle.METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_state_of_the_network_gives_the_same_maps_and_is_kept(name, family):
     clf = classifier(family)
@@ -309,7 +309,7 @@ def test_any_state_of_the_network_gives_the_same_maps_and_is_kept(name, family):
     assert_same_state(network, before)
 
 
-@pytest.mark.parametrize("name", tl.METHODS)
+@pytest.mark.parametrize("name", oracle.METHODS)
 def test_the_network_is_restored_after_an_exception_in_any_pass(name):
     class Failing(networks.Plain):
         left = 99

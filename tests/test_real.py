@@ -42,7 +42,7 @@ def test_layer_and_accuracy(classifier, photographs):
     assert 0.5 < accuracy < 0.8  # 64.9 % on the thousand that these 96 were drawn from
 
 
-@pytest.mark.parametrize("name", list(tl.METHODS))
+@pytest.mark.parametrize("name", list(oracle.METHODS))
 def test_methods_equal_their_equations(classifier, photographs, name):
     """One photograph against the float64 transcription; pixels at a percentile are spared."""
     settings = {"sizes": [224, 324, 424]} if name in ("cameras", "msg_cam") else {}

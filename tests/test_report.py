@@ -215,7 +215,7 @@ def test_colours_and_names_are_distinct_and_cover_the_methods():
 
     assert set(METHODS) <= set(plots.METHOD_NAMES)
     assert set(plots.METHOD_NAMES) == set(plots.METHOD_COLOURS) == set(plots.METHOD_LINES)
-    assert len(set(plots.METHOD_COLOURS.values())) == len(set(plots.METHOD_NAMES.values())) == 8
+    assert len(set(plots.METHOD_COLOURS.values())) == len(set(plots.METHOD_NAMES.values())) == 10
     assert plots.name("my_method") == "my_method" and plots.colour("my_method").startswith("#")
 
 

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import nn
 
+import networks
 import thesis_lib as tl
 from thesis_lib.data import datasets, glyphs, training
 from thesis_lib.data.models import WEIGHTS, vgg19_glyphs
@@ -78,6 +79,58 @@ def test_batch_norm_folds_away_exactly():
     names = [n for n, m in folded.named_modules() if isinstance(m, nn.Conv2d)]
     assert names[0] == "features.0" and names[-1] == "features.34" and len(names) == 16
     torch.testing.assert_close(folded(images), network(images), rtol=1e-5, atol=1e-5)
+
+
+def test_half_of_the_loss_may_be_a_teachers():
+    logits, taught = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    labels = nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0]), 4).bool()
+    expected = 0.0
+    for row, target, teacher in zip(logits, labels, taught, strict=True):
+        log_p = row.log_softmax(0)
+        expected += -log_p[target].item() / 2 - (teacher.softmax(0) * log_p).sum().item() / 2
+    assert training.loss_of(logits, labels, taught=taught).item() == pytest.approx(expected / 5)
+
+
+def test_a_teacher_changes_what_is_learnt_and_stays_as_it_is(pictures):
+    teacher, alone, taught = tiny().eval(), tiny(), tiny()
+    nn.init.normal_(teacher[-1].weight)
+    before = [p.clone() for p in teacher.parameters()]
+    options = dict(epochs=1, batch=20, sizes=(32,))
+    training.train(alone, *pictures, **options)
+    training.train(taught, *pictures, teacher=teacher, **options)
+    assert not torch.equal(alone[-1].weight, taught[-1].weight)
+    assert all(map(torch.equal, before, teacher.parameters())) and not teacher.training
+
+
+def test_any_size_is_the_vit_at_its_own_size():
+    network = networks.vit().double()
+    other = training.AnySize(network)
+    x = networks.images(2, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(other(x), network(x), rtol=0, atol=1e-12)
+    assert other(networks.images(2, 48, 48, dtype=torch.float64)).shape == (2, 7)
+    position = network.encoder.pos_embedding
+    assert torch.autograd.grad(other(networks.images(1, 40, 40).double()).sum(), position)[0].any()
+
+
+@pytest.mark.parametrize("family", ["cnn", "vit"])
+def test_a_family_is_trained_and_recorded(family, tmp_path, monkeypatch):
+    asked = []
+
+    def curves(*arguments):
+        asked.append(arguments)
+        return {"scenes": [{"epoch": 1, "loss": 0.5}]}
+
+    monkeypatch.setattr(training, f"train_{family}s", curves)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    training.train_embedded(family, tmp_path / "new", weights, pictures=40, scenes=20, seed=3)
+    assert asked == [(tmp_path / "new", weights, 40, 20, 3, False)]
+    (file,) = weights.iterdir()
+    record = json.loads(file.read_text())
+    assert file.name == f"training_{family}.json" and (tmp_path / "new").is_dir()
+    assert record["curves"] == {"scenes": [{"epoch": 1, "loss": 0.5}]}
+    assert (record["pictures"], record["scenes"], record["seed"]) == (40, 20, 3)
+    assert record["command"].endswith(f"training {family}")
 
 
 def test_mean_average_precision_is_scikit_learns():
