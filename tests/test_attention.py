@@ -1,0 +1,201 @@
+"""Attention methods against oracle_attention.py, and what must hold of any ViT."""
+
+import copy
+
+import networks
+import oracle
+import oracle_attention
+import pytest
+import torch
+from networks import images, vit
+
+import thesis_lib as tl
+from test_classifier import assert_same_state, state
+from thesis_lib.kernels import min_max
+from thesis_lib.methods import attention
+
+NAMES = list(oracle_attention.METHODS)
+
+
+def deit(name="deit3_small_patch16_224", **settings):
+    """timm's, tiny; DeiT III has a layer scale in every block."""
+    timm = pytest.importorskip("timm")
+    options = dict(depth=2, embed_dim=16, num_heads=2, img_size=32, patch_size=8, num_classes=7)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = timm.create_model(name, pretrained=False, **options | settings)
+        return networks.liven_tokens(network)
+
+
+NETWORKS = {
+    "torchvision": vit,
+    "hidden head": lambda: vit(1, representation_size=12),
+    "layer scale": deit,
+    "timm": lambda: deit("vit_tiny_patch16_224"),
+}
+
+
+def classifier(build=vit, dtype=torch.float64, **settings):
+    return tl.Classifier(build().to(dtype), **settings)
+
+
+def pictures(n=3, dtype=torch.float64, seed=0):
+    return images(n, 32, 32, seed=seed, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-3)])
+def test_methods_equal_their_formulae(name, network, dtype, tolerance):
+    clf = classifier(NETWORKS[network], dtype)
+    x, classes = pictures(dtype=dtype), [0, 3, 6]
+    ours = tl.METHODS[name](clf, x, classes)
+    assert ours.shape == (3, 32, 32) and ours.dtype == dtype
+    literal = oracle_attention.maps(name, clf.network, x, classes)
+    assert oracle.relative_error(ours, literal).max() < tolerance
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_start_layer(layer):
+    clf = classifier(lambda: vit(depth=3))
+    x, name = pictures(), "transformer_attribution"
+    ours = tl.METHODS[name](clf, x, 2, start_layer=layer)
+    literal = oracle_attention.maps(name, clf.network, x, [2] * 3, start_layer=layer)
+    assert oracle.relative_error(ours, literal).max() < 1e-9
+    assert layer == 0 or not torch.allclose(ours, tl.METHODS[name](clf, x, 2), atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", [-1, 2])
+def test_a_start_layer_that_is_not_there(layer):
+    with pytest.raises(ValueError, match="start_layer is 0 to 1"):
+        tl.METHODS["transformer_attribution"](classifier(), pictures(1), start_layer=layer)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_relevance_is_kept_from_block_to_block(network):
+    """1 at the logit is 1 before every block: biases take nothing, sums are scaled.
+
+    Relevance of attention is half of what a block's product is given, and the values' the other
+    half. What the product is given differs by block and image.
+    """
+    clf = classifier(NETWORKS[network])
+    x = pictures()
+    for i, c in enumerate([0, 3, 6]):
+        parts = oracle_attention.analyse(clf.network, x[[i]], c)
+        for entering, ra, rv in zip(parts[3], parts[2], parts[4], strict=True):
+            assert entering.sum().item() == pytest.approx(1, abs=1e-5)
+            assert ra.sum().item() == pytest.approx(rv.sum().item(), abs=1e-5)
+    trace = attention._trace(clf, x, torch.tensor([0, 3, 6]))
+    for i, found in enumerate(zip(*attention.attention_relevance(trace), strict=True)):
+        literal = oracle_attention.analyse(clf.network, x[[i]], [0, 3, 6][i])[2]
+        for ours, theirs in zip(found, literal, strict=True):
+            error = (ours - theirs).abs().max() / theirs.abs().max()
+            assert error < 1e-9
+
+
+def test_split_keeps_each_images_relevance():
+    generator = torch.Generator().manual_seed(0)
+    r, a, b = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64)
+    first, second = attention._split(r, a, b)
+    torch.testing.assert_close((first + second).sum((1, 2)), r.sum((1, 2)), rtol=1e-6, atol=1e-6)
+    alone = attention._split(r[[2]], a[[2]], b[[2]])
+    torch.testing.assert_close(alone[0][0], first[2], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_maps_do_not_depend_on_the_batch(name, network):
+    clf = classifier(NETWORKS[network])
+    x, classes = pictures(5), [0, 1, 2, 3, 4]
+    whole = tl.METHODS[name](clf, x, classes)
+    for batch in (1, 2):
+        split = tl.METHODS[name](clf, x, classes, batch=batch)
+        torch.testing.assert_close(split, whole, rtol=0, atol=1e-9)
+    alone = tl.METHODS[name](clf, x[[3]], 3)
+    torch.testing.assert_close(alone[0], whole[3], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_class_matters_except_to_rollout(name):
+    clf, x = classifier(), pictures(1)
+    maps = torch.cat([tl.METHODS[name](clf, x, c) for c in range(7)])
+    assert (maps.amax((1, 2)) == 1).all()
+    spread = (maps - maps[0]).abs().max()
+    assert spread < 1e-12 if name == "attention_rollout" else spread > 0.05
+    predicted = int(clf.predict(x))
+    assert torch.equal(tl.METHODS[name](clf, x)[0], maps[predicted])
+    with pytest.raises(IndexError, match="7 classes"):
+        tl.METHODS[name](clf, x, 7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_networks_are_refused(name):
+    cnn = tl.Classifier(networks.random_network(networks.Plain), networks.Plain.layer)
+    with pytest.raises(ValueError, match="VisionTransformer and in timm's ViT and DeiT, not in"):
+        tl.METHODS[name](cnn, images(1, 40, 40))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_vit_that_pools_its_tokens_is_refused(name):
+    options = dict(global_pool="avg", class_token=True)
+    pooled = tl.Classifier(deit("vit_tiny_patch16_224", **options).double())
+    with pytest.raises(ValueError, match="not a plain ViT|timm's ViT"):
+        tl.METHODS[name](pooled, pictures(1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_state_of_the_network_gives_the_same_maps_and_is_kept(name):
+    clf, x = classifier(), pictures(2)
+    expected = tl.METHODS[name](clf, x)
+    network = copy.deepcopy(clf.network).train()
+    for frozen in (False, True):
+        network.requires_grad_(not frozen)
+        other, before = tl.Classifier(network), state(network)
+        for mode in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+            with mode():
+                maps = tl.METHODS[name](other, x.clone())
+            torch.testing.assert_close(maps, expected, rtol=0, atol=1e-9)
+            assert not maps.requires_grad
+        assert_same_state(network, before)
+
+
+@pytest.mark.parametrize("ours, theirs", [("grad_cam", "GradCAM"), ("xgrad_cam", "XGradCAM")])
+def test_cams_of_tokens_equal_pytorch_grad_cam(ours, theirs):
+    peer = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    clf, x = classifier(dtype=torch.float32), pictures(dtype=torch.float32)
+    classes = [2, 0, 6]
+    with getattr(peer, theirs)(
+        clf.network, [clf.network.get_submodule(clf.layer)],
+        reshape_transform=lambda tokens: tokens[:, 1:].mT.unflatten(2, (4, 4)),
+    ) as cam:  # fmt: skip
+        maps = torch.from_numpy(cam(x, [ClassifierOutputTarget(c) for c in classes]))
+    found = tl.METHODS[ours](clf, x, classes)
+    assert found.max() == 1
+    torch.testing.assert_close(found, min_max(maps), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "score_cam"])
+def test_cam_methods_equal_their_equations_on_tokens(name):
+    """oracle.py on tokens: through a network whose layer gives them as maps."""
+
+    class Maps(torch.nn.Module):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm, self.maps = norm, torch.nn.Identity()
+
+        def forward(self, x):
+            tokens = self.norm(x)
+            maps = self.maps(tokens[:, 1:].mT.unflatten(2, (4, 4)))
+            return torch.cat([tokens[:, :1], maps.flatten(2).mT], 1)
+
+    clf = classifier()
+    network = copy.deepcopy(clf.network)
+    network.encoder.layers[-1].ln_1 = Maps(network.encoder.layers[-1].ln_1)
+    forward = oracle.Forward(network, f"{clf.layer}.maps")
+    x, classes = pictures(), [2, 0, 6]
+    ours = tl.METHODS[name](clf, x, classes)
+    literal = oracle.maps(forward, name, x, classes)
+    assert literal.max() == 1
+    assert oracle.relative_error(ours, literal).max() < 1e-9
