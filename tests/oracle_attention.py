@@ -90,9 +90,7 @@ def analyse(network, x, c):
             q, k, v = (
                 torch.stack([part[:, h * d : (h + 1) * d] for h in range(heads)]) for part in parts
             )
-            a = torch.stack(
-                [((q[h] @ k[h].T) / d**0.5).softmax(-1) for h in range(heads)]
-            )
+            a = torch.stack([((q[h] @ k[h].T) / d**0.5).softmax(-1) for h in range(heads)])
             mixed = torch.cat([a[h] @ v[h] for h in range(heads)], 1)
             attended = mixed @ projection[0].T + projection[1]
             middle = t + attended
