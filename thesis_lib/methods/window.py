@@ -122,7 +122,9 @@ def sess(method, sizes=None, prefilter=0.0, **settings):
                 # The window on an empty canvas, reduced to the image: two sparse matrices.
                 down, across = rows[top : top + size[0]], columns[left : left + size[1]]
                 placed = down.mT @ maps[:, k] @ across
-                total, positive = total + placed, positive + (placed > 0)
+                # Not 0 itself: where a map is smallest, rounding decides on which side of it.
+                above = placed > 64 * torch.finfo(placed.dtype).eps * weight[:, k, None, None]
+                total, positive = total + placed, positive + above
         mean = total / positive.clamp(min=1)
         return gaussian_blur2d(mean[:, None], (11, 11), (5.0, 5.0), border_type="reflect")[:, 0]
 
@@ -147,6 +149,8 @@ def explain_windows(clf, base, images, classes, corners, window, alive, settings
     """Equations 4-3, 4-5 and 4-7: maps s (N, P, h, w) of the windows that are alive (N, P)."""
     owners, places = _jobs(alive)
     maps = images.new_zeros(*alive.shape, *window)
+    if not len(owners):  # `split` would give one empty pass
+        return maps
     for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True):
         inputs = _enlarged(images, owner, corners[place], window, size)
         explained = base(clf, inputs, classes[owner], **settings)
@@ -187,7 +191,7 @@ def _bare(method, how):
 
 def _pair(value, name):
     """One number of pixels for both directions, or (vertical, horizontal)."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(v, int) for v in pair):
         raise ValueError(f"{name} is a whole number of pixels, or two of them, not {value!r}")
     return pair
