@@ -13,8 +13,8 @@ from torchvision.models.vgg import make_layers
 from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
 
 from thesis_lib.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from thesis_lib.data import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 WEIGHTS = REPOSITORY / "data" / "weights"
 VGG19 = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
 
