@@ -31,12 +31,15 @@ __all__ = [
 
 
 def __getattr__(name):
-    """Imports what is asked for when it is: `thesis_lib.doctor` must run where packages are missing."""
-    if name not in __all__:
-        raise AttributeError(f"thesis_lib has no {name!r}: it has {', '.join(__all__)}")
-    if name not in _HOMES:
+    """Imports what is asked for, when it is: the doctor must run where packages are missing."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"thesis_lib.{_HOMES[name]}"), name)
+    try:
         return importlib.import_module(f"thesis_lib.{name}")
-    return getattr(importlib.import_module(f"thesis_lib.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != f"thesis_lib.{name}":
+            raise
+        raise AttributeError(f"thesis_lib has no {name!r}; it has {', '.join(__all__)}") from None
 
 
 def __dir__():
