@@ -194,7 +194,7 @@ def weights():
     step = f'load_classifier("vgg19") once with a network connection, or copy {file} to {folder}'
     yield (folder / file).is_file(), f"torchvision's VGG19 for ImageNet, {folder / file}", step
     for name in ("vgg19_voc2007", "vgg19_coco2014"):
-        step = f"fine-tune VGG19 (data/README.md), which writes runs/{name}.safetensors"
+        step = "fine-tune VGG19 to it: python -m thesis_lib.data.training -h"
         yield *_safetensors(REPOSITORY / f"runs/{name}.safetensors"), step
 
 
