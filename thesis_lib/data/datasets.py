@@ -54,7 +54,7 @@ def open_image(source, size, annotated=None):
     try:
         with Image.open(source) as image:
             image.load()
-            picture = image if image.size == annotated else _upright(image)
+            picture = image if image.size == annotated else ImageOps.exif_transpose(image)
             if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
                 picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
             picture = picture.convert("RGB")
@@ -67,13 +67,6 @@ def open_image(source, size, annotated=None):
         )
     resized = picture.resize((size, size), Image.Resampling.BILINEAR)
     return pil_to_tensor(resized).float() / 255
-
-
-def _upright(image):
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # the picture is whole, its note is not
-        return image
 
 
 def _resize_mask(mask, size):
