@@ -36,7 +36,6 @@ class _State(NamedTuple):
     q: torch.Tensor  # (N, M, L, E / M); k and v alike
     k: torch.Tensor
     v: torch.Tensor
-    scores: torch.Tensor  # (N, M, L, L) q times k
     attention: torch.Tensor  # (N, M, L, L), rows add up to 1
     mixed: torch.Tensor  # (N, L, E) attention times v, heads side by side
     attended: torch.Tensor  # (N, L, E) the attention branch
@@ -136,13 +135,10 @@ def _trace(clf, images, classes):
     with torch.inference_mode(False):
         blocks, norm, head, first = _read(network)
     tokens = []
-
-    def keep(module, args):
-        """All images' tokens; the blocks then run on the first image only, for the check below."""
-        tokens.append(args[0].clone())
-        return (args[0][:1], *args[1:])
-
-    handle = first.register_forward_pre_hook(keep)
+    # All images' tokens; the blocks then run on the first image only, for the check below.
+    handle = first.register_forward_pre_hook(
+        lambda module, args: tokens.append(args[0].clone()) or args[0][:1]
+    )
     try:
         expected = clf.logits(images)
     finally:
@@ -175,17 +171,14 @@ def _run(block, x):
     normed = block.norm1(x)
     qkv = F.linear(normed, *block.qkv).unflatten(2, (3, block.heads, -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    scores = q @ k.mT
-    attention = (scores * q.shape[-1] ** -0.5).softmax(-1)
+    attention = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
     mixed = (attention @ v).transpose(1, 2).flatten(2)
     attended = F.linear(mixed, *block.projection)
     middle = x + attended
     normed2 = block.norm2(middle)
     hidden = block.activation(F.linear(normed2, *block.up))
     mlp = F.linear(hidden, *block.down)
-    return _State(
-        x, normed, q, k, v, scores, attention, mixed, attended, middle, normed2, hidden, mlp
-    )
+    return _State(x, normed, q, k, v, attention, mixed, attended, middle, normed2, hidden, mlp)
 
 
 @torch.no_grad()
@@ -196,12 +189,11 @@ def attention_relevance(trace):
     to positive contributions, products to both factors half and half, sums to their terms as
     `_split`; norms, softmax and activations let it through.
     """
-    last = trace.states[-1].middle
     relevance = F.one_hot(trace.classes, trace.logits.shape[1]).to(trace.logits)
     for layer, x in reversed(list(zip(trace.layers, trace.inputs, strict=True))):
         if isinstance(layer, nn.Linear):
             relevance = _linear(relevance, x, layer.weight)
-    r = torch.zeros_like(last)
+    r = torch.zeros_like(trace.states[-1].middle)
     r[:, 0] = relevance
     found = []
     steps = zip(trace.blocks, trace.states, strict=True)
@@ -210,13 +202,11 @@ def attention_relevance(trace):
         branch = _linear(_linear(branch, s.hidden, block.down[0]), s.normed2, block.up[0])
         skipped, branch = _split(skipped + branch, s.x, s.attended)
         branch = _linear(branch, s.mixed, block.projection[0])
-        branch, mixed = (
-            t.unflatten(2, (block.heads, -1)).transpose(1, 2) for t in (branch, s.mixed)
-        )
-        to_attention, to_v = _product(branch, mixed, s.attention, s.v)
+        branch = branch.unflatten(2, (block.heads, -1)).transpose(1, 2)
+        to_attention, to_v = _product(branch, s.attention, s.v)
         found.append(to_attention)
         if number:  # nobody asks what the first block was given
-            to_q, to_k = _product(to_attention, s.scores, s.q, s.k.mT)
+            to_q, to_k = _product(to_attention, s.q, s.k.mT)
             to_qkv = torch.stack([to_q, to_k.mT, to_v], 1)  # (N, 3, M, L, E / M)
             to_qkv = to_qkv.permute(0, 3, 1, 2, 4).flatten(2)
             r = skipped + _linear(to_qkv, s.normed, block.qkv[0])
@@ -236,9 +226,9 @@ def _linear(relevance, x, weight):
     return above.mul_(share @ positive).addcmul_(below, share @ negative)
 
 
-def _product(relevance, total, a, b):
-    """To the factors of total = a @ b, half each."""
-    share, half = _share(relevance, total), b / 2
+def _product(relevance, a, b):
+    """To the factors of a @ b, half each."""
+    share, half = _share(relevance, a @ b), b / 2  # b is the smaller one
     return (share @ half.mT).mul_(a), (a.mT @ share).mul_(half)
 
 
