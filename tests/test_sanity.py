@@ -1,5 +1,7 @@
+import networks
 import numpy as np
 import pytest
+import test_attention
 import torch
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
@@ -63,6 +65,44 @@ def test_all_layers():
     assert [name for name, _ in steps] == ["9", "5", "3", "1", "0"]
     assert changed(clf, steps[0][1]) == ["9"]
     assert steps[3][1].network[1].running_mean.abs().max() == 0  # statistics are reset as well
+
+
+def kept(clf, random):
+    """Names of the parameters that are the same in two classifiers."""
+    after = dict(random.network.named_parameters())
+    return [name for name, p in clf.network.named_parameters() if p.equal(after[name])]
+
+
+def test_all_layers_of_a_transformer():
+    clf = Classifier(networks.vit())
+    steps = dict(randomize(clf, "independent", layers="all"))
+    for name, random in steps.items():
+        assert changed(clf, random) == [name]
+    names = list(steps)
+    assert len(names) == 1 + 1 + 2 * 6 + 1  # head, last norm, blocks, convolution
+    blocks = [f"encoder.layers.encoder_layer_{i}" for i in (1, 0)]
+    for block in blocks:
+        k = names.index(f"{block}.self_attention")
+        assert names[k - 1] == f"{block}.self_attention.out_proj"
+        assert names[k + 1] == f"{block}.ln_1"
+    attentions = [f"{block}.self_attention" for block in blocks]
+    first, second = (steps[name].network.get_submodule(name) for name in attentions)
+    assert not first.in_proj_weight.equal(second.in_proj_weight)
+    bound = np.sqrt(6 / (16 + 48))  # xavier_uniform_ from 16 features to queries, keys, values
+    assert 0.9 * bound < first.in_proj_weight.abs().max() <= bound
+    assert not first.in_proj_bias.any()
+
+
+def test_what_has_no_initialiser_stays_as_trained():
+    clf = Classifier(networks.vit())
+    *_, (_, last) = randomize(clf, layers="all")
+    assert kept(clf, last) == ["class_token", "encoder.pos_embedding"]
+    pytest.importorskip("timm")
+    clf = Classifier(test_attention.deit())
+    *_, (_, last) = randomize(clf, layers="all")
+    # Whether a layer scale has an initialiser depends on timm's version.
+    names = [name for name in kept(clf, last) if not name.endswith(".gamma")]
+    assert names == ["cls_token", "pos_embed"]
 
 
 def test_the_seed_decides_and_nothing_else_does():

@@ -270,6 +270,19 @@ def test_sess_equals_its_oracle(name, family, prefilter):
     assert oracle.relative_error(ours, expected).max() < 1e-9
 
 
+def test_sizes_are_those_of_sess_and_partial_gives_the_method_its_own():
+    given = []
+
+    def scaled(clf, images, classes=None, *, sizes="default"):
+        given.append((len(images), sizes))
+        return images[:, 0].abs()
+
+    clf, x = classifier(), pictures(1)
+    tl.sess(scaled, sizes=[60])(clf, x, 0)
+    tl.sess(functools.partial(scaled, sizes=[224, 324]), sizes=[60])(clf, x, 0)
+    assert given == [(4, "default"), (4, [224, 324])]
+
+
 def test_sess_has_122_windows_of_a_square_image():
     clf = tl.Classifier(random_network(networks.Residual), networks.Residual.layer)
     counted = []

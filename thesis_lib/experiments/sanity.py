@@ -16,17 +16,23 @@ def randomize(clf, mode="cascading", seed=0, layers="convolutions"):
     """Yield (layer name, Classifier) with ever more, or other, layers random, output end first.
 
     "cascading" adds one layer after the other; "independent" randomizes that one layer alone. A
-    layer's new parameters come from its own `reset_parameters` and depend on (seed, layer name)
-    only: they are the same in both modes and on every device. PyTorch's random state and the
-    given classifier stay as they are. Each classifier that is yielded is a copy of its own.
+    layer's new parameters come from its own initialiser (`reset_parameters`; MultiheadAttention's
+    `_reset_parameters`) and depend on (seed, layer name) only: they are the same in both modes and
+    on every device. PyTorch's random state and the given classifier stay as they are. Each
+    classifier that is yielded is a copy of its own.
+
+    Parameters of modules without an initialiser stay as trained: a Transformer's class token and
+    position embedding, say.
 
     Args:
         clf: a Classifier.
         mode: "cascading" or "independent".
         seed: int.
         layers: "convolutions" (as the thesis; VGG19 has 16, from features.34 to features.0) or
-            "all": every layer with parameters and a `reset_parameters`, the linear ones included.
-            The order is that of registration, reversed.
+            "all": every layer with parameters of its own and an initialiser, the linear ones
+            included. The order is that of registration, reversed: of an attention first
+            "out_proj", then the attention itself, which holds the projections to queries, keys
+            and values.
 
     Raises:
         ValueError: for another mode or choice of layers, or a network that has no such layer.
@@ -58,17 +64,24 @@ def _randomized(clf, mode, seed, names):
 
 def _resettable(module):
     own = next(module.parameters(recurse=False), None)
-    return own is not None and hasattr(module, "reset_parameters")
+    return own is not None and _initialiser(module) is not None
+
+
+def _initialiser(module):
+    # Only these two names: the latter is MultiheadAttention's.
+    return getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
 
 
 def _reset(module, seed):
     # Drawn on the CPU in the plain memory format, then copied: what is drawn depends on the device
-    # and, in older PyTorch, on the format. reset_parameters knows only the global generator.
+    # and, in older PyTorch, on the format. Initialisers know only the global generator.
     fresh = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        fresh.reset_parameters()
-    module.load_state_dict(fresh.state_dict())
+        _initialiser(fresh)()
+    # What is the module's own: MultiheadAttention's initialiser clears its out_proj's bias as well.
+    own = {key: value for key, value in fresh.state_dict().items() if "." not in key}
+    module.load_state_dict(own, strict=False)
 
 
 def similarity(a, b):
