@@ -11,10 +11,12 @@ from thesis_lib.data.models import load_classifier
 from thesis_lib.experiments import evaluate, insertion_deletion, pointing_game, randomize
 from thesis_lib.kernels import counting
 from thesis_lib.methods import METHODS, enhance, sess
+from thesis_lib.parameters import check_parameters
 
 __all__ = [
     "METHODS",
     "Classifier",
+    "check_parameters",
     "counting",
     "enhance",
     "evaluate",
