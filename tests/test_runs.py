@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -74,7 +75,7 @@ METHODS_HERE = {"mine": method, "grad_cam": METHODS["grad_cam"]}
 
 def run(out, dataset=None, methods=METHODS_HERE, clf=None, **settings):
     calls.clear()
-    settings = {"step": 100, "chunk": 3} | settings
+    settings = {"step": 100, "chunk": 3, "progress": False} | settings
     return evaluate(dataset or Pictures(), clf or classifier(), methods, out, **settings)
 
 
@@ -144,7 +145,7 @@ def test_limit_and_names(tmp_path):
 
 def test_a_finished_run_is_not_computed_again(tmp_path):
     first = run(tmp_path)
-    assert calls == [3, 3, 1]
+    assert sorted(calls) == [1, 3, 3]
     manifest = folder(first) / "manifest.json"
     written = manifest.stat().st_mtime_ns
     again = run(tmp_path)
@@ -185,7 +186,8 @@ def test_one_wrong_number_in_a_shard_is_seen(tmp_path):
     assert shards.read(shard) is None
 
 
-def test_an_interrupted_run_continues(tmp_path):
+def test_an_interrupted_run_continues(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(random.Random, "shuffle", lambda self, x: None)
     expected = run(tmp_path / "whole")
 
     def stops(clf, images, classes=None):
@@ -197,12 +199,13 @@ def test_an_interrupted_run_continues(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, methods=methods)
     (unfinished,) = [path for path in tmp_path.iterdir() if path.name != "whole"]
-    assert [path.name for path in unfinished.iterdir()] == ["chunk-000000.parquet"]
+    assert [path.name for path in unfinished.glob("*.parquet")] == ["chunk-000000.parquet"]
+    assert "KeyboardInterrupt): 3 of 7 pictures are kept" in capfd.readouterr().err
     with pytest.raises(FileNotFoundError, match="no finished run"):
         load_rows(unfinished)
     calls[:] = [0, 0]  # goes on now
     dataset, clf = Pictures(), classifier()
-    rows = evaluate(dataset, clf, methods, tmp_path, step=100, chunk=3)
+    rows = evaluate(dataset, clf, methods, tmp_path, step=100, chunk=3, progress=False)
     assert calls == [0, 0, 3, 1] and folder(rows) == unfinished
     mine = expected[expected["method"] == "mine"].reset_index(drop=True)
     pd.testing.assert_frame_equal(rows, mine)
@@ -217,7 +220,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         run(tmp_path)
     (only,) = tmp_path.iterdir()
-    assert list(only.iterdir()) == []
+    assert sorted(path.name for path in only.iterdir()) == ["manifest.json", "pictures.csv"]
 
 
 def test_what_changes_the_numbers_is_another_run(tmp_path):
@@ -276,10 +279,11 @@ def test_a_killed_process_is_continued_by_another(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     (unfinished,) = tmp_path.iterdir()
-    (shard,) = unfinished.iterdir()
-    before = shard.stat().st_mtime_ns
+    shards_there = list(unfinished.glob("*.parquet"))
+    before = [shard.stat().st_mtime_ns for shard in shards_there]
     rows = run(tmp_path, methods=["grad_cam"])
-    assert folder(rows) == unfinished and shard.stat().st_mtime_ns == before
+    assert folder(rows) == unfinished
+    assert [shard.stat().st_mtime_ns for shard in shards_there] == before
     expected = run(tmp_path / "whole", methods=["grad_cam"])
     pd.testing.assert_frame_equal(rows, expected)
 
@@ -325,8 +329,14 @@ def test_manifest(tmp_path):
     assert manifest["seconds"] >= 0
     assert str(tmp_path) not in text and str(shards.LIBRARY.parent) not in text
     assert set(manifest) == {
-        "settings", "rows", "skipped", "counts", "seconds", "device", "python", "commit",
+        "finished", "settings", "seed", "rows", "pictures", "skipped", "failed", "counts", "seconds",
+        "devices", "python", "commit",
     }  # fmt: skip
+    assert manifest["finished"] and manifest["pictures"] == {
+        "measured": 7, "skipped": 0, "failed": 0,
+    }  # fmt: skip
+    listed = pd.read_csv(folder(rows) / "pictures.csv")
+    assert listed["id"].tolist() == Pictures().ids and listed["position"].tolist() == [*range(7)]
 
 
 @pytest.mark.parametrize(
@@ -342,17 +352,21 @@ def test_folders_are_dropped(text, expected):
     assert shards.without_folders(text) == expected
 
 
-def test_progress_is_silent_without_a_terminal(tmp_path, capfd, monkeypatch):
+def test_progress(tmp_path, capfd, monkeypatch):
     run(tmp_path)
     assert capfd.readouterr().err == ""
-    run(tmp_path, step=99, progress=True)
-    assert "7/7" in capfd.readouterr().err
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    run(tmp_path, step=98)
-    assert "7/7" in capfd.readouterr().err
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    run(tmp_path, step=97)
+    run(tmp_path, step=99, progress=None)
     assert capfd.readouterr().err == ""
+    monkeypatch.delenv("TQDM_DISABLE")
+    run(tmp_path, step=98, progress=None)
+    said = capfd.readouterr().err
+    assert "7 pictures, 2 methods; 0 pictures are there already, 7 are to do" in said
+    # To know the class; 12 points of two curves that share their ends, by two methods; Grad-CAM.
+    assert f"measured: {1 + 2 * 22 + 1} forward passes" in said and "322 passes" in said
+    assert "7/7" in said and "picture/s" in said
+    run(tmp_path, step=98, progress=None)
+    assert capfd.readouterr().err == ""  # nothing to do, nothing to say
 
 
 def test_bad_input(tmp_path):

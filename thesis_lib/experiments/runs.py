@@ -1,31 +1,33 @@
-"""Run methods over a dataset: rows in Parquet shards, so that a run survives a restart."""
+"""Run methods over a dataset: rows in Parquet shards, so that a run survives whatever happens.
+
+A run is cut into chunks of pictures, each of which becomes one shard. Which chunks are missing can
+be seen from the folder alone, so a process that died, a second one beside it and a cluster are the
+same to this file: somebody computes what is not there yet.
+"""
 
 import json
 import os
+import random
 import sys
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm  # as text, which papermill's log shows as well
 
 from thesis_lib.experiments import shards
-from thesis_lib.experiments.fineness import boundary_distance, effective_resolution
-from thesis_lib.experiments.insertion_deletion import insertion_deletion
-from thesis_lib.experiments.pointing_game import energy_inside, pointing_game
+from thesis_lib.experiments.measure import METRICS, measure
 from thesis_lib.kernels import counting
 from thesis_lib.methods import METHODS
-
-METRICS = ("insertion_deletion", "pointing_game", "fineness")
 
 
 def evaluate(
     dataset, classifier, methods, out, *, metrics=("insertion_deletion",), limit=None, step=448,
-    chunk=16, engine="local", progress=None,
+    chunk=16, engine="local", scheduler=None, device=None, progress=None,
 ):  # fmt: skip
     """Measure methods on a dataset: one row per (image, class, method).
 
@@ -33,10 +35,14 @@ def evaluate(
     pictures, network, methods with their settings, metrics, this library's code, versions, kind of
     device. The same call again continues where it stopped, or returns at once; a changed setting is
     a new run. Each chunk of pictures is one Parquet shard, renamed into place when it is complete;
-    a damaged shard is computed again. `manifest.json` beside the shards says what was run, where,
-    for how long, and what was skipped.
+    a damaged shard is computed again. Several processes may work on one run: they share its chunks.
+    `manifest.json` beside the shards says what was run, where, for how long, and what was skipped;
+    `pictures.csv` lists the pictures in their order.
 
-    Pictures that cannot be read and classes whose boxes cover no pixel are skipped, and listed.
+    Pictures that cannot be read, that show no annotated class, or whose class's boxes cover no
+    pixel are skipped, pictures on which a method or the network fails are left out; both are
+    listed. Out of memory on a GPU, the batch is halved. Memory does not grow with the number of
+    pictures, but for the rows at the end: about 1 kB each.
 
     Args:
         dataset: has a length, `ids` and Samples, as those of `thesis_lib.data.datasets`.
@@ -48,9 +54,15 @@ def evaluate(
             "pointing_game", alone or beside it, it is each class that the picture has boxes for.
         limit: the first `limit` pictures only.
         step: pixels per point of the curves.
-        chunk: pictures per shard.
-        engine: "local".
-        progress: whether to show a progress bar. None: on a terminal, unless TQDM_DISABLE is set.
+        chunk: pictures a shard.
+        engine: "local", or "dask": chunks go to the workers of a Dask cluster, who must see `out`
+            and the dataset under the same paths (needs the extra `cluster`).
+        scheduler: for "dask": address of a running cluster, its Client or cluster object; None
+            starts one on this machine, a worker for each core.
+        device: for "dask": where workers put the network, such as "cuda"; None: the kind of device
+            that it is on here.
+        progress: True prints an estimate of the time, then a bar; None: unless the environment
+            variable TQDM_DISABLE is set.
 
     Returns:
         DataFrame with id, class, method, probability (of the class on the intact picture), correct
@@ -65,17 +77,19 @@ def evaluate(
         KeyError: unknown method.
         ValueError: unknown metric or engine; a method whose settings have no stable description;
             no picture that could be measured.
+        OSError: a shard cannot be written, as on a full disk; those written before stay.
     """
-    if engine != "local":
-        raise ValueError(f'engine must be "local", not {engine!r}')
+    if engine not in ("local", "dask"):
+        raise ValueError(f'engine must be "local" or "dask", not {engine!r}')
     if not metrics or set(metrics) - set(METRICS):
         raise ValueError(f"metrics must be among {METRICS}, not {metrics!r}")
     if not isinstance(methods, dict):
         methods = {name: METHODS[name] for name in methods}
+    device = torch.device(device or classifier.device)
     ids = list(dataset.ids)[:limit]
     settings = {
         "dataset": {"pictures": len(ids), "sha256": shards.fingerprint(dataset, ids)},
-        "classifier": shards.describe_classifier(classifier),
+        "classifier": shards.describe_classifier(classifier) | {"device": device.type},
         "methods": {name: shards.describe(method) for name, method in methods.items()},
         "metrics": sorted(metrics),
         "step": step,
@@ -83,32 +97,171 @@ def evaluate(
         "code": shards.code(),
         "versions": {name: version(name) for name in ("torch", "torchvision", "kornia")},
     }
-    run = Path(out) / shards.sha256([json.dumps(settings, sort_keys=True)])[:16]
-    run.mkdir(parents=True, exist_ok=True)
-
-    parts = [range(len(ids))[start : start + chunk] for start in range(0, len(ids), chunk)]
-    files = {part: run / f"chunk-{part.start:06d}.parquet" for part in parts}
-    missing = [part for part in parts if shards.read(files[part]) is None]
+    run = Path(out).resolve() / shards.sha256([json.dumps(settings, sort_keys=True)])[:16]
+    job = Job(run, dataset, ids, classifier, methods, tuple(metrics), step, chunk, settings["code"])
     if progress is None:
-        progress = sys.stderr.isatty() and not os.environ.get("TQDM_DISABLE")
-    done = len(ids) - sum(map(len, missing))
-    with tqdm(total=len(ids), initial=done, unit="picture", disable=not progress) as bar:
-        for part in missing:
-            start = time.perf_counter()
-            with counting() as counts:
-                samples, skipped = _load(dataset, ids, part)
-                rows, left_out = _measure(samples, classifier, methods, metrics, step)
-            facts = {
-                "seconds": round(time.perf_counter() - start, 3),
-                "skipped": skipped + left_out,
-                "counts": counts,
-            }
-            shards.write(files[part], rows, facts)
-            bar.update(len(part))
+        progress = not os.environ.get("TQDM_DISABLE")
 
-    if missing or not (run / "manifest.json").exists():
-        shards.write_manifest(run, settings, files.values(), classifier.device)
+    missing = job.missing()
+    if not missing and shards.is_finished(run):
+        return load_rows(run)
+    settings["dataset"]["name"] = type(dataset).__name__
+    shards.begin(run, settings, ids, getattr(dataset, "seed", None))
+    if progress:
+        _say(job, missing, estimate=engine == "local")
+    random.Random().shuffle(missing)  # two processes on one run then seldom do the same chunk
+    if engine == "local":
+        done = (compute(job, start) for start in missing)
+    else:
+        from thesis_lib.experiments.cluster import compute_all  # Dask is an optional extra
+
+        done = compute_all(job, missing, scheduler, device)
+    finished = len(ids) - sum(len(job.part(start)) for start in missing)
+    seldom = 0.1 if sys.stderr.isatty() else 10  # seconds between updates: a log keeps every line
+    with tqdm(
+        total=len(ids), initial=finished, unit="picture", disable=not progress, mininterval=seldom
+    ) as bar:
+        try:
+            for pictures in done:
+                finished += pictures
+                bar.update(pictures)
+        except BaseException as error:
+            if progress or isinstance(error, KeyboardInterrupt):
+                bar.write(
+                    f"stopped ({type(error).__name__}): {finished} of {len(ids)} pictures are kept in "
+                    f"{run}; the same call continues there",
+                    file=sys.stderr,
+                )
+            raise
+    shards.finish(run, map(job.file, job.starts()))
     return load_rows(run)
+
+
+@dataclass
+class Job:
+    """All that is needed to compute any chunk of a run, in this process or in another."""
+
+    run: Path
+    dataset: object
+    ids: list
+    classifier: object
+    methods: dict
+    metrics: tuple
+    step: int
+    chunk: int
+    code: str
+
+    def starts(self):
+        """The chunks, each named by its first picture."""
+        return range(0, len(self.ids), self.chunk)
+
+    def part(self, start):
+        """The indices of a chunk's pictures."""
+        return range(start, min(start + self.chunk, len(self.ids)))
+
+    def file(self, start):
+        return self.run / f"chunk-{start:06d}.parquet"
+
+    def missing(self):
+        return [start for start in self.starts() if shards.read(self.file(start)) is None]
+
+
+def compute(job, start):
+    """Measure one chunk and write its shard, if nobody has yet; returns its number of pictures."""
+    part, file = job.part(start), job.file(start)
+    if shards.read(file) is not None:
+        return len(part)
+    begin = time.perf_counter()
+    with counting() as counts:
+        samples, skipped = _load(job.dataset, job.ids, part)
+        rows, left_out, failed = _measure_each(job, samples)
+    facts = {
+        "seconds": round(time.perf_counter() - begin, 3),
+        "pictures": len({*rows["id"]}) if len(rows) else 0,
+        "skipped": skipped + left_out,
+        "failed": failed,
+        "counts": counts,
+        "device": shards.name_of(job.classifier.device),
+    }
+    shards.write(file, rows, facts)
+    return len(part)
+
+
+def _load(dataset, ids, indices):
+    """Samples that can be read, and [id, reason] of the others."""
+    samples, skipped = [], []
+    for i in indices:
+        try:
+            samples.append(dataset[i])
+        except Exception as error:  # files are broken in many ways, and a run must not end there
+            skipped.append([ids[i], shards.reason(error)])
+    return samples, skipped
+
+
+def _measure_each(job, samples):
+    """Rows, [id, reason] of what is left out, and of what fails.
+
+    All pictures together; where that fails, each by itself, so that one does not spoil the others.
+    """
+    if not samples:
+        return pd.DataFrame(), [], []
+    expected = ValueError, IndexError  # what methods say of bad images; not, say, CUDA's errors
+    try:
+        return *_measure_in_memory(job, samples), []
+    except expected as error:
+        together = error
+    rows, left_out, failed = [pd.DataFrame()], [], []
+    for sample in samples:
+        try:
+            found, without = _measure_in_memory(job, [sample])
+        except expected as error:
+            failed.append([sample.id, shards.reason(error)])
+        else:
+            rows.append(found)
+            left_out += without
+    if len(failed) == len(samples) and not any(job.run.glob("chunk-*.parquet")):
+        raise together  # nothing has worked yet: it is not the pictures, but the call
+    return pd.concat(rows, ignore_index=True), left_out, failed
+
+
+def _measure_in_memory(job, samples):
+    """`measure`, with half the batch as often as the GPU's memory demands it."""
+    while True:
+        try:
+            return measure(samples, job.classifier, job.methods, job.metrics, job.step)
+        except torch.OutOfMemoryError:
+            if job.classifier.batch == 1:
+                raise
+        # Outside of `except`, where the error still holds on to what it could not fit.
+        job.classifier = job.classifier.with_batch(job.classifier.batch // 2)
+        torch.cuda.empty_cache()
+
+
+def _say(job, missing, estimate):
+    """Print what there is to do and, from one picture measured, how long it takes."""
+    pictures = sum(len(job.part(start)) for start in missing)
+    text = (
+        f"run {job.run.name}: {len(job.ids):,} pictures, {len(job.methods)} methods; "
+        f"{len(job.ids) - pictures:,} pictures are there already, {pictures:,} are to do"
+    )
+    samples = []
+    for i in (i for start in missing if estimate for i in job.part(start)):
+        if samples := _load(job.dataset, job.ids, [i])[0]:
+            break
+    if samples:
+        for _ in range(2):  # the first time is for the device to warm up
+            begin = time.perf_counter()
+            with counting() as counts:
+                _measure_each(job, samples)
+            seconds = time.perf_counter() - begin
+            if seconds > 10:
+                break
+        passes = counts["forward images"]
+        text += (
+            f"\none picture, measured: {passes:,} forward passes, {seconds:.2f} s; all of them: "
+            f"{passes * pictures:,} passes, about {pd.Timedelta(round(seconds * pictures), 's')}"
+        )
+    print(text, file=sys.stderr, flush=True)
 
 
 def load_rows(run):
@@ -117,9 +270,9 @@ def load_rows(run):
     Raises FileNotFoundError if the run is not finished, ValueError if rows are missing or damaged.
     """
     run = Path(run)
-    if not (run / "manifest.json").exists():
+    if not shards.is_finished(run):
         raise FileNotFoundError(f"no finished run in {run}: call evaluate as before to finish it")
-    wanted = json.loads((run / "manifest.json").read_text())["rows"]
+    wanted = json.loads((run / "manifest.json").read_text("utf-8"))["rows"]
     tables = [shards.read(file) for file in sorted(run.glob("chunk-*.parquet"))]
     tables = [
         table.replace_schema_metadata() for table in tables if table
@@ -132,81 +285,3 @@ def load_rows(run):
     rows = pa.concat_tables(tables).to_pandas()
     rows.attrs["run"] = str(run)
     return rows
-
-
-def _load(dataset, ids, indices):
-    """Samples that can be read, and [id, reason] of the others."""
-    samples, skipped = [], []
-    for i in indices:
-        try:
-            samples.append(dataset[i])
-        except Exception as error:  # files are broken in many ways, and a run must not end there
-            skipped.append([ids[i], shards.without_folders(f"{type(error).__name__}: {error}")])
-    return samples, skipped
-
-
-def _measure(samples, classifier, methods, metrics, step):
-    """Rows of one chunk as a DataFrame, and [id, reason] of the classes left out."""
-    if not samples:
-        return pd.DataFrame(), []
-    images = classifier.normalise(torch.stack([sample.pixels for sample in samples]))
-    images = classifier.prepare(images)
-    probabilities = classifier.probabilities(images)
-    pairs, left_out = [], []
-    if "pointing_game" in metrics:
-        for k, sample in enumerate(samples):
-            for c, mask in sample.masks.items():
-                if mask.any():
-                    pairs.append((k, c))
-                else:
-                    left_out.append([sample.id, f"class {c}: its boxes cover no pixel"])
-    else:
-        pairs = list(enumerate(probabilities.argmax(1).tolist()))
-    if not pairs:
-        return pd.DataFrame(), left_out
-    owners, classes = torch.tensor(pairs, device=images.device).unbind(1)
-    images = images[owners]
-    common = {
-        "id": [samples[k].id for k, _ in pairs],
-        "class": [c for _, c in pairs],
-        "method": "",
-        "probability": _numpy(probabilities[owners, classes]),
-        "correct": [c in samples[k].classes for k, c in pairs],
-    }
-    tables = []
-    for name, method in methods.items():
-        maps = method(classifier, images, classes)
-        columns = common | {"method": name}
-        if "insertion_deletion" in metrics:
-            result = insertion_deletion(classifier, images, maps, classes, step)
-            for key in ("insertion", "deletion"):
-                columns[key] = list(_numpy(getattr(result, key)))
-            for key in ("insertion_auc", "deletion_auc", "overall", "tied"):
-                columns[key] = _numpy(getattr(result, key))
-        if "pointing_game" in metrics:
-            masks = torch.stack([samples[k].masks[c] for k, c in pairs])
-            hits, misses = pointing_game(maps, masks)
-            columns |= {"hits": _numpy(hits), "misses": _numpy(misses)}
-            columns["argmax_hit"] = _numpy(pointing_game(maps, masks, points=1, tolerance=15)[0])
-            columns["energy"] = _numpy(energy_inside(maps, masks))
-        pixel_masks = [samples[k].pixel_masks.get(c) for k, c in pairs]
-        if {"pointing_game", "fineness"} & set(metrics):
-            columns["pixel_energy"] = _with_masks(energy_inside, maps, pixel_masks)
-        if "fineness" in metrics:
-            columns["boundary_distance"] = _with_masks(boundary_distance, maps, pixel_masks)
-            columns["effective_resolution"] = effective_resolution(maps)
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables, ignore_index=True), left_out
-
-
-def _with_masks(measure, maps, masks):
-    """measure(maps, masks), NaN where there is no mask."""
-    known = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
-    values = np.full(len(masks), np.nan)
-    if known:
-        values[known] = measure(maps[known].cpu(), torch.stack([masks[i] for i in known]))
-    return values
-
-
-def _numpy(tensor):
-    return tensor.cpu().numpy()

@@ -14,12 +14,15 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 LIBRARY = Path(__file__).parents[1]
-WITHOUT_NUMBERS = {"plots.py", "report.py", "training.py"}  # code that no row depends on
+WITHOUT_NUMBERS = {  # code that no row depends on
+    "plots.py", "report.py", "training.py", "doctor.py", "parameters.py", "cluster.py",
+}  # fmt: skip
 
 
 def sha256(parts):
@@ -90,15 +93,39 @@ def describe(value):
 def read(shard):
     """A shard's table, or None where it is missing or damaged."""
     try:
-        return pq.read_table(shard, page_checksum_verification=True, partitioning=None)
-    except (OSError, pa.ArrowException):
+        table = pq.read_table(shard, page_checksum_verification=True, partitioning=None)
+        facts, digest = (table.schema.metadata[key] for key in (b"facts", b"sha256"))
+        return table if _digest(table, facts) == digest.decode() else None
+    except Exception:  # damage may lead a reader anywhere
         return None
 
 
 def write(shard, rows, facts):
+    """Rows (a DataFrame) and facts about them (for JSON) as a shard."""
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    table = table.replace_schema_metadata({"facts": json.dumps(facts)})
+    facts = json.dumps(facts).encode()
+    metadata = {"facts": facts, "sha256": _digest(table, facts)}
+    table = table.replace_schema_metadata(metadata)
     _replace(shard, lambda path: pq.write_table(table, path, write_page_checksum=True))
+
+
+def _digest(table, facts):
+    """Of facts, names and values: Parquet's own checksums leave its headers out."""
+    parts = [facts]
+    for name, column in zip(table.column_names, table.itercolumns(), strict=True):
+        parts.append(f"{name} {len(column)}")
+        for values in _flat(column.combine_chunks()):
+            text = values.dtype == object
+            parts.append(json.dumps(values.tolist()) if text else values.tobytes())
+    return sha256(parts)
+
+
+def _flat(column):
+    """A column's values as numpy arrays, those of lists one after the other behind their lengths."""
+    if isinstance(column, (pa.ListArray, pa.LargeListArray)):
+        yield column.value_lengths().to_numpy(zero_copy_only=False)
+        column = column.flatten()
+    yield column.to_numpy(zero_copy_only=False)
 
 
 def _replace(path, write):
@@ -111,24 +138,74 @@ def _replace(path, write):
         temporary.unlink(missing_ok=True)
 
 
-def write_manifest(run, settings, files, device):
-    """What was run, where, for how long, what was skipped; no path of this machine."""
-    tables = [read(file) for file in files]
-    facts = [json.loads(table.schema.metadata[b"facts"]) for table in tables]
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    content = {
-        "settings": settings,
-        "rows": sum(table.num_rows for table in tables),
-        "skipped": [item for fact in facts for item in fact["skipped"]],
-        "counts": sum((Counter(fact["counts"]) for fact in facts), Counter()),
-        "seconds": round(sum(fact["seconds"] for fact in facts), 1),
-        "device": gpu or f"{platform.machine()}, {os.cpu_count()} cores",
+def begin(run, settings, ids, seed):
+    """A run's folder, its list of pictures, and a manifest that says that it is not finished."""
+    run.mkdir(parents=True, exist_ok=True)
+    _write_manifest(run, {"finished": False, "settings": settings, "seed": seed})
+    pictures = pd.DataFrame({"id": ids})
+    _replace(run / "pictures.csv", lambda file: pictures.to_csv(file, index_label="position"))
+
+
+def finish(run, files):
+    """Complete the manifest from the shards: what was run, where, for how long, what was skipped.
+
+    No path of this machine is in it.
+    """
+    content = json.loads((run / "manifest.json").read_text("utf-8"))
+    rows, seconds, measured, counts, devices = 0, 0, 0, Counter(), Counter()
+    skipped, failed = [], []
+    for file in files:  # one after the other: all of them may not fit into memory
+        table = read(file)
+        if table is None:
+            raise OSError(f"{file.name} is missing or damaged again: call evaluate as before")
+        facts = json.loads(table.schema.metadata[b"facts"])
+        rows, seconds = rows + table.num_rows, seconds + facts["seconds"]
+        measured += facts["pictures"]
+        counts.update(facts["counts"])
+        devices[facts["device"]] += 1
+        skipped += facts["skipped"]
+        failed += facts["failed"]
+    content |= {
+        "finished": True,
+        "rows": rows,
+        "pictures": {
+            "measured": measured,
+            "skipped": len({name for name, _ in skipped}),
+            "failed": len(failed),
+        },
+        "skipped": skipped,
+        "failed": failed,
+        "counts": counts,
+        "seconds": round(seconds, 1),
+        "devices": devices,
         "python": platform.python_version(),
         "commit": _commit(),
     }
-    _replace(
-        run / "manifest.json", lambda file: file.write_text(json.dumps(content, indent=2) + "\n")
-    )
+    _write_manifest(run, content)
+
+
+def is_finished(run):
+    try:
+        return json.loads((run / "manifest.json").read_text("utf-8"))["finished"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _write_manifest(run, content):
+    text = json.dumps(content, indent=2) + "\n"
+    _replace(run / "manifest.json", lambda file: file.write_text(text, "utf-8"))
+
+
+def name_of(device):
+    """A device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def reason(error):
+    """An error in one line, for a manifest."""
+    return without_folders(f"{type(error).__name__}: {error}")
 
 
 def _commit():

@@ -1,0 +1,62 @@
+"""The chunks of a run on a Dask cluster: the same function as locally, on many machines.
+
+Each worker writes its own shards, so that a worker that dies costs the chunk that it was at, which
+Dask gives to another. Network and dataset go to every worker once.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import threading
+import uuid
+
+import torch
+
+from thesis_lib.experiments import shards
+from thesis_lib.experiments.runs import compute
+
+try:
+    from distributed import Client, LocalCluster, as_completed
+except ImportError as error:
+    raise ImportError('engine="dask" needs the extra: pip install -e ".[cluster]"') from error
+
+_one_at_a_time = threading.Lock()  # a network that is being explained has hooks: one chunk a process
+
+
+def compute_all(job, starts, scheduler, device):
+    """Yield the number of pictures of each chunk, as the workers finish them."""
+    classifier = copy.copy(job.classifier)
+    classifier.network = copy.deepcopy(classifier.network).cpu()  # here may be no GPU, or another
+    remote = dataclasses.replace(job, classifier=classifier)
+    with contextlib.ExitStack() as stack:
+        client = _client(scheduler, stack)
+        (sent,) = client.scatter([remote], broadcast=True, hash=False)
+        label = uuid.uuid4().hex  # else Dask takes the results of an earlier call
+        futures = [
+            client.submit(_compute, sent, start, device.type, key=f"chunk-{start:06d}-{label}")
+            for start in starts
+        ]
+        stack.callback(client.cancel, futures)
+        for future, pictures in as_completed(futures, with_results=True):
+            future.release()
+            yield pictures
+
+
+def _client(scheduler, stack):
+    if isinstance(scheduler, Client):
+        return scheduler
+    if not scheduler:
+        scheduler = stack.enter_context(LocalCluster(threads_per_worker=1))
+    return stack.enter_context(Client(scheduler))
+
+
+def _compute(job, start, device):
+    """What a worker does."""
+    if not job.run.is_dir():
+        raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
+    if shards.code() != job.code:
+        raise RuntimeError("the workers have another version of thesis_lib than the caller")
+    with _one_at_a_time:
+        # In place, so that it happens once: the job stays in the worker's memory.
+        job.classifier.network.to(torch.device(device))
+        return compute(job, start)
