@@ -11,6 +11,18 @@ import re
 TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 
 
+def declared(source):
+    """What a parameters cell declares, `name: type = default` each: {name: (type's name, default)}.
+
+    Raises ValueError where a default is not a plain value.
+    """
+    return {
+        node.target.id: (ast.unparse(node.annotation).split("[")[0], ast.literal_eval(node.value))
+        for node in ast.parse(source).body
+        if isinstance(node, ast.AnnAssign)
+    }
+
+
 def faults(given, kinds):
     """What is wrong with values {name: value} for parameters {name: name of its type}, as sentences.
 
