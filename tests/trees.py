@@ -168,13 +168,13 @@ def voc(folder, pictures=6, split="test", ugly=True):
     cat, dog, person = 7, 11, 14  # indices among VOC's twenty
 
     def add(objects, classes=None, reason=None, data=None, size=(WIDTH, HEIGHT), xml=None):
-        """objects: (name, box, difficult). classes: what a reader should find."""
+        """objects: (name, box, difficult). classes: what a reader should find. data: False for none."""
         number = first + len(tree.ids)
         name = f"{number:06d}"
         tree.ids.append(name)
         if data is None:
             data = encode(picture([box for _, box, _ in objects], number, size))
-        if data:
+        if data is not False:
             _write(base / f"JPEGImages/{name}.jpg", data)
         if xml is None:
             xml = _voc_xml(name, objects, size)
@@ -210,13 +210,12 @@ def voc(folder, pictures=6, split="test", ugly=True):
         add(one, reason="annotation", xml=whole.replace(b">96<", b">?<"))
         add(one, reason="annotation", xml=b"")
         add(one, reason="96 x 64", size=(WIDTH, HEIGHT), data=encode(picture([left], size=(64, 48))))
-        add(one, reason="not a readable picture", data=b"")
+        add(one, reason="not a readable picture", data=False)
         image = picture([left])
         for data in readable(image).values():
             add(one, (dog,), data=data)
         for data in unreadable(image).values():
-            if data:
-                add(one, reason="not a readable picture", data=data)
+            add(one, reason="not a readable picture", data=data)
         exif = Image.Exif()
         exif[0x0112] = 6  # annotated as it is stored: its viewer did not know EXIF
         add(one, (dog,), data=encode(image, exif=exif))
@@ -285,7 +284,7 @@ def coco(folder, pictures=6, split="val", ugly=True):
         tree.ids.append(name)
         if data is None:
             data = encode(picture([box for _, box in objects], number, size))
-        if data:
+        if data is not False:
             _write(tree.root / f"{split}2014/{name}.jpg", data)
         images.append({
             "id": number, "file_name": f"{name}.jpg", "width": size[0], "height": size[1],
@@ -333,13 +332,12 @@ def coco(folder, pictures=6, split="val", ugly=True):
         add(one, reason="annotation 9", segmentation=[[1.0, 2.0]])
         add(one, reason="annotation 9", segmentation={"size": [9, 9], "counts": [0, 81]})
         add(one, reason="96 x 64", data=encode(picture([left], size=(64, 48))))
-        add(one, reason="not a readable picture", data=b"")
+        add(one, reason="not a readable picture", data=False)
         image = picture([left])
         for data in readable(image).values():
             add(one, (dog,), data=data)
         for data in unreadable(image).values():
-            if data:
-                add(one, reason="not a readable picture", data=data)
+            add(one, reason="not a readable picture", data=data)
         exif = Image.Exif()
         exif[0x0112] = 6  # annotated as it is stored: its viewer did not know EXIF
         add(one, (dog,), data=encode(image, exif=exif))

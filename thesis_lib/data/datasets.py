@@ -1,22 +1,28 @@
 """ILSVRC2012, VOC2007, COCO2014 and a folder of pictures, read from their own on-disk layouts.
 
 A dataset has a length, `categories` (names by class index) and `ids`; `dataset[i]` is a Sample.
-A picture that cannot be read raises an OSError that names it; `evaluate` skips and counts it.
+A picture or an annotation that cannot be read raises an OSError that names it; `evaluate` skips and
+counts it. Pictures without annotations are read, and have no classes.
 """
 
 import contextlib
+import functools
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import scipy.io
 import torch
 from PIL import Image, ImageOps
 from torchvision.datasets import VOCDetection
 from torchvision.transforms.functional import pil_to_tensor
 
-GLYPHS = Path(__file__).parents[2] / "data" / "glyphs"
+REPOSITORY = Path(__file__).parents[2]
+GLYPHS = REPOSITORY / "data" / "glyphs"
+DOWNLOADS = REPOSITORY / "data" / "downloads"
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 VOC_CATEGORIES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
     "person pottedplant sheep sofa train tvmonitor"
@@ -35,16 +41,45 @@ class Sample:
     pixel_masks: dict = field(default_factory=dict)
 
 
-def open_image(source, size):
+def open_image(source, size, annotated=None):
     """Pixels (3, size, size) float32 in [0, 1] of any picture that Pillow reads, in RGB, resized
-    without keeping its shape (thesis 3.4.2), and its width and height before."""
+    without keeping its shape (thesis 3.4.2).
+
+    A note in the file that it is to be turned (EXIF) is followed, unless the picture as stored has
+    the width and height that it was `annotated` at: then the boxes belong to it as stored.
+
+    Raises OSError, with the file's name: no picture, cut off, too large, or of another size than
+    it was annotated at.
+    """
+    name = Path(source).name
     try:
         with Image.open(source) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise OSError(f"{Path(source).name} is not a readable picture: {error}") from error
+            image.load()
+            picture = image if image.size == annotated else _upright(image)
+            if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            picture = picture.convert("RGB")
+    except Exception as error:  # Pillow's readers raise many kinds of it on broken files
+        raise OSError(f"{name} is not a readable picture: {error}") from error
+    if annotated and picture.size != annotated:
+        raise OSError(
+            f"{name} has {picture.width} x {picture.height} pixels, "
+            f"but was annotated at {annotated[0]} x {annotated[1]}"
+        )
     resized = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return pil_to_tensor(resized).float() / 255, picture.size
+    return pil_to_tensor(resized).float() / 255
+
+
+def _upright(image):
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # the picture is whole, its note is not
+        return image
+
+
+def _is_picture(path):
+    """By its name; macOS leaves files such as ._0001.jpg behind that are none."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
 
 
 def _resize_mask(mask, size):
@@ -69,19 +104,39 @@ def _require(path, what):
     return Path(path)
 
 
+def _read_indices(path):
+    """The values of a palette or grey PNG, (H, W)."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image)
+    except Exception as error:
+        raise OSError(f"{path.name} is not a readable mask: {error}") from error
+
+
 class ImageNet:
-    """ILSVRC2012 validation, one folder a class under `root`/val, folders sorted into class
-    indices as torchvision does. `root`/masks, where it is there, holds pixel masks as PNG."""
+    """ILSVRC2012 validation in either of its usual layouts.
+
+    One folder a class: `root`/val/<wnid>/*.JPEG. Flat, as the archive unpacks: `root`/val/*.JPEG,
+    with the development kit's `root`/ILSVRC2012_devkit_t12/data/{meta.mat,
+    ILSVRC2012_validation_ground_truth.txt}. Class indices count the sorted WNIDs, as torchvision's
+    do: the kit's, where it is there, else the folders'. `root`/masks, where it is there, holds
+    pixel masks as PNG.
+    """
 
     def __init__(self, root, size=224):
         self.root, self.size = Path(root), size
         folder = _require(self.root / "val", "ILSVRC2012")
-        self.categories = sorted(p.name for p in folder.iterdir() if p.is_dir())
-        self.items = [
-            (path, label)
-            for label, name in enumerate(self.categories)
-            for path in sorted((folder / name).iterdir())
-        ]
+        paths = sorted(p for p in [*folder.glob("*"), *folder.glob("*/*")] if _is_picture(p))
+        if not paths:
+            raise FileNotFoundError(f"no picture under {folder} (see data/README.md)")
+        kit = self.root / "ILSVRC2012_devkit_t12/data"
+        if kit.is_dir() or any(path.parent == folder for path in paths):
+            self.categories, truth = _read_devkit(kit)
+        else:
+            folders = (p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+            self.categories, truth = sorted(folders), {}
+        index = {wnid: label for label, wnid in enumerate(self.categories)}
+        self.items = [(path, truth.get(path.stem, index.get(path.parent.name))) for path in paths]
         self.items.sort(key=lambda item: item[0].name)
         self.ids = [path.stem for path, _ in self.items]
 
@@ -90,79 +145,132 @@ class ImageNet:
 
     def __getitem__(self, i):
         path, label = self.items[i]
-        sample = Sample(path.stem, open_image(path, self.size)[0], (label,))
+        if label is None:
+            raise OSError(
+                f"{path.name} has no class: ILSVRC2012_validation_ground_truth.txt has no line for "
+                f"it, and its folder, {path.parent.name}, is none of the kit's WNIDs"
+            )
+        sample = Sample(path.stem, open_image(path, self.size), (label,))
         mask = self.root / "masks" / path.parent.name / f"{path.stem}.png"
         if mask.exists():
-            with Image.open(mask) as image:
-                sample.pixel_masks[label] = _resize_mask(np.array(image) > 0, self.size)
+            sample.pixel_masks[label] = _resize_mask(_read_indices(mask) > 0, self.size)
         return sample
 
 
-class VOC2007:
-    """VOC2007 test, `root`/VOCdevkit/VOC2007, through torchvision. As in TorchRay, a class whose
-    objects are all marked difficult is left out, and difficult boxes count otherwise."""
+def _read_devkit(folder):
+    """The WNIDs in the order of the class indices, and the class index of each picture by its
+    name: the file of the ground truth has one ILSVRC2012_ID a line, line 1 for picture 1."""
+    meta = _require(folder / "meta.mat", "ILSVRC2012's development kit")
+    truth = _require(folder / "ILSVRC2012_validation_ground_truth.txt", "the classes of val/")
+    try:
+        synsets = np.atleast_1d(scipy.io.loadmat(meta, squeeze_me=True)["synsets"])
+        leaves = synsets[synsets["num_children"] == 0]
+        wnids = dict(zip(leaves["ILSVRC2012_ID"].astype(int), leaves["WNID"], strict=True))
+        categories = sorted(map(str, wnids.values()))
+        labels = [categories.index(wnids[int(line)]) for line in truth.read_text().split()]
+    except Exception as error:  # scipy's reader raises many kinds of it on broken files
+        raise ValueError(
+            f"{meta.name} or {truth.name} in {folder} is damaged ({type(error).__name__}: {error}): "
+            "unpack ILSVRC2012_devkit_t12.tar.gz again"
+        ) from error
+    return categories, {f"ILSVRC2012_val_{n:08d}": label for n, label in enumerate(labels, 1)}
 
-    def __init__(self, root, size=224, categories=VOC_CATEGORIES):
+
+class VOC2007:
+    """VOC2007, `root`/VOCdevkit/VOC2007, through torchvision; split: "test" or "trainval".
+
+    As in TorchRay, a picture's classes are those with an object that is not difficult, and the
+    difficult objects of such a class count with the others.
+    """
+
+    def __init__(self, root, size=224, categories=VOC_CATEGORIES, split="test"):
         self.root, self.size, self.categories = Path(root), size, list(categories)
-        _require(self.root / "VOCdevkit/VOC2007/ImageSets/Main/test.txt", "VOC2007")
-        self.voc = VOCDetection(self.root, year="2007", image_set="test")
+        _require(self.root / f"VOCdevkit/VOC2007/ImageSets/Main/{split}.txt", f"VOC2007 {split}")
+        self.voc = VOCDetection(self.root, year="2007", image_set=split)
         self.ids = [Path(path).stem for path in self.voc.images]
 
     def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, i):
-        pixels, (width, height) = open_image(self.voc.images[i], self.size)
-        root = ElementTree.parse(self.voc.annotations[i]).getroot()
-        boxes, easy = {}, set()
-        for item in self.voc.parse_voc_xml(root)["annotation"].get("object", []):
-            label, box = self.categories.index(item["name"]), item["bndbox"]
-            x0, y0, x1, y1 = (float(box[k]) for k in ("xmin", "ymin", "xmax", "ymax"))
-            boxes.setdefault(label, []).append((x0 - 1, y0 - 1, x1, y1))  # from 1, inclusive
-            if item.get("difficult", "0") == "0":
-                easy.add(label)
+        name = self.ids[i]
+        width, height, objects = self._read_annotation(self.voc.annotations[i])
+        pixels = open_image(self.voc.images[i], self.size, (width, height))
+        boxes = {}
+        for label, box, _ in objects:
+            boxes.setdefault(label, []).append(box)
+        easy = {label for label, _, difficult in objects if not difficult}
         masks = {c: _box_mask(boxes[c], width, height, self.size) for c in sorted(easy)}
-        sample = Sample(self.ids[i], pixels, tuple(masks), masks)
-        segmentation = self.root / f"VOCdevkit/VOC2007/SegmentationClass/{sample.id}.png"
+        sample = Sample(name, pixels, tuple(masks), masks)
+        segmentation = self.root / f"VOCdevkit/VOC2007/SegmentationClass/{name}.png"
         if segmentation.exists():
-            with Image.open(segmentation) as image:
-                values = np.array(image)
+            values = _read_indices(segmentation)
             sample.pixel_masks = {c: _resize_mask(values == c + 1, self.size) for c in masks}
         return sample
 
+    def _read_annotation(self, path):
+        """Width, height and (class index, box, whether difficult) of each object."""
+        try:
+            content = ElementTree.parse(path).getroot()
+            width, height = (int(content.findtext(f"size/{side}")) for side in ("width", "height"))
+            objects = []
+            for item in content.findall("object"):
+                corners = (item.findtext(f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax"))
+                x0, y0, x1, y1 = map(float, corners)
+                box = (x0 - 1, y0 - 1, x1, y1)  # VOC counts from 1, both ends inclusive
+                if (category := item.findtext("name")) not in self.categories:
+                    raise ValueError(f"category {category} is unknown")
+                difficult = item.findtext("difficult", "0") != "0"
+                objects.append((self.categories.index(category), box, difficult))
+        except (OSError, SyntaxError, TypeError, ValueError) as error:
+            raise OSError(f"annotation {Path(path).name} cannot be used: {error}") from error
+        return width, height, objects
+
 
 class COCO2014:
-    """COCO 2014 validation, `root`/val2014 and `root`/annotations/instances_val2014.json, through
-    pycocotools. Pictures without an annotation are left out."""
+    """COCO 2014, `root`/{split}2014/*.jpg and `root`/annotations/instances_{split}2014.json,
+    through pycocotools; split: "val" or "train". Crowds count as any other object."""
 
-    def __init__(self, root, size=224):
+    def __init__(self, root, size=224, split="val"):
         from pycocotools.coco import COCO
 
-        self.root, self.size = Path(root), size
-        file = _require(self.root / "annotations/instances_val2014.json", "COCO2014")
+        self.root, self.size, self.split = Path(root), size, split
+        file = _require(self.root / f"annotations/instances_{split}2014.json", f"COCO2014 {split}")
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             self.coco = COCO(str(file))
         known = sorted(self.coco.cats)
         self.index = {category: k for k, category in enumerate(known)}
         self.categories = [self.coco.cats[category]["name"] for category in known]
-        self.images = [i for i in sorted(self.coco.imgs) if self.coco.getAnnIds(i)]
+        self.images = sorted(self.coco.imgs)
         self.ids = [Path(self.coco.imgs[i]["file_name"]).stem for i in self.images]
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, i):
-        name = self.coco.imgs[self.images[i]]["file_name"]
-        pixels, (width, height) = open_image(self.root / "val2014" / name, self.size)
-        boxes, covers = {}, {}
-        for item in self.coco.loadAnns(self.coco.getAnnIds(self.images[i])):
-            label = self.index[item["category_id"]]
-            x, y, w, h = item["bbox"]
-            boxes.setdefault(label, []).append((x, y, x + w, y + h))
-            cover = self.coco.annToMask(item)
-            covers[label] = covers.get(label, 0) | cover
+        image = self.coco.imgs[self.images[i]]
+        width, height = image["width"], image["height"]
+        path = self.root / f"{self.split}2014" / image["file_name"]
+        pixels = open_image(path, self.size, (width, height))
+        nothing = np.zeros((height, width), bool)
+        boxes, covers, unknown = {}, {}, set()
+        for item in self.coco.imgToAnns.get(self.images[i], ()):
+            try:
+                if item["category_id"] not in self.index:
+                    raise ValueError(f"category {item['category_id']} is unknown")
+                label = self.index[item["category_id"]]
+                x, y, w, h = item["bbox"]
+                boxes.setdefault(label, []).append((x, y, x + w, y + h))
+                if item.get("segmentation"):
+                    covers[label] = covers.get(label, nothing) | self.coco.annToMask(item)
+                else:
+                    unknown.add(label)  # a box without an outline
+            except Exception as error:  # pycocotools raises bare Exceptions
+                raise OSError(
+                    f"annotation {item.get('id')} of {path.name} cannot be used: {error}"
+                ) from error
         masks = {c: _box_mask(boxes[c], width, height, self.size) for c in sorted(boxes)}
-        exact = {c: _resize_mask(covers[c], self.size) for c in masks}
+        exact = {c: _resize_mask(covers[c], self.size) for c in masks if c not in unknown}
         return Sample(self.ids[i], pixels, tuple(masks), masks, exact)
 
 
@@ -171,18 +279,20 @@ class Folder:
 
     def __init__(self, root, size=224):
         self.size, self.categories = size, []
-        kinds = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
         root = _require(root, "the folder of pictures")
-        self.paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in kinds)
+        self.paths = sorted(filter(_is_picture, root.rglob("*")))
         if not self.paths:
-            raise FileNotFoundError(f"no picture ({', '.join(sorted(kinds))}) under {root}")
-        self.ids = [str(p.relative_to(root).with_suffix("")) for p in self.paths]
+            raise FileNotFoundError(f"no picture ({', '.join(sorted(PICTURES))}) under {root}")
+        names = [p.relative_to(root) for p in self.paths]
+        self.ids = [name.with_suffix("").as_posix() for name in names]
+        if len(set(self.ids)) < len(names):  # a.jpg and a.png
+            self.ids = [name.as_posix() for name in names]
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, i):
-        return Sample(self.ids[i], open_image(self.paths[i], self.size)[0])
+        return Sample(self.ids[i], open_image(self.paths[i], self.size))
 
 
 def glyphs(part="singles", root=GLYPHS):
@@ -203,17 +313,53 @@ def glyphs(part="singles", root=GLYPHS):
     return dataset
 
 
-def open_dataset(name, root=""):
-    """A dataset by name, for parameter files: "glyphs", "glyphs_scenes", "glyphs_scenes_coco"
-    (embedded, `root` unused), "imagenet", "voc2007", "coco2014" or "folder" under `root`."""
-    embedded = {
-        "glyphs": "singles", "glyphs_scenes": "scenes", "glyphs_scenes_coco": "scenes_coco",
-    }  # fmt: skip
-    readers = {"imagenet": ImageNet, "voc2007": VOC2007, "coco2014": COCO2014, "folder": Folder}
-    if name in embedded:
-        return glyphs(embedded[name])
-    if name not in readers:
-        raise ValueError(f"no dataset is called {name!r}: {', '.join([*embedded, *readers])}")
-    if not root:
-        raise ValueError(f"{name} needs root, the folder it was unpacked to (see data/README.md)")
-    return readers[name](root)
+EMBEDDED = {
+    "glyphs": "singles", "glyphs_scenes": "scenes", "glyphs_scenes_coco": "scenes_coco",
+}  # fmt: skip
+REAL = {  # name: reader, and the folder under data/downloads where it is looked for
+    "imagenet": (ImageNet, "ILSVRC2012"),
+    "voc2007": (VOC2007, "VOC2007"),
+    "voc2007_trainval": (functools.partial(VOC2007, split="trainval"), "VOC2007"),
+    "coco2014": (COCO2014, "COCO2014"),
+    "coco2014_train": (functools.partial(COCO2014, split="train"), "COCO2014"),
+}
+
+
+def from_repository(path):
+    """An absolute path as it is; a relative one counted from the repository's root, because
+    notebooks are executed in folders of their own."""
+    return REPOSITORY / Path(path).expanduser()
+
+
+def open_dataset(name, root="", subset=""):
+    """A dataset by name, for parameter files.
+
+    Args:
+        name: "glyphs", "glyphs_scenes", "glyphs_scenes_coco" (embedded, `root` unused), "imagenet",
+            "voc2007", "voc2007_trainval", "coco2014", "coco2014_train", or "folder".
+        root: the folder that data/README.md describes, relative to the repository's root, or
+            absolute; empty for data/downloads/ILSVRC2012, VOC2007 or COCO2014.
+        subset: an index list (see `thesis_lib.data.subsets`), relative likewise: the dataset has
+            its pictures only, in its order. Empty for all pictures.
+
+    Raises:
+        ValueError: unknown name; "folder" without a root; a damaged index list, or one of another
+            dataset.
+        FileNotFoundError: the dataset or the index list is not there.
+    """
+    if name in EMBEDDED:
+        dataset = glyphs(EMBEDDED[name])
+    elif name in REAL:
+        reader, folder = REAL[name]
+        dataset = reader(from_repository(root) if root else DOWNLOADS / folder)
+    elif name != "folder":
+        raise ValueError(f"no dataset is called {name!r}: {', '.join([*EMBEDDED, *REAL])}, folder")
+    elif not root:
+        raise ValueError("folder needs root, the folder of pictures")
+    else:
+        dataset = Folder(from_repository(root))
+    if not subset:
+        return dataset
+    from thesis_lib.data.subsets import Subset  # which imports this module
+
+    return Subset(dataset, from_repository(subset))

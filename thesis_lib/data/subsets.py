@@ -1,0 +1,119 @@
+"""Index lists: which pictures of a dataset a run used, in which order, drawn with which seed.
+
+An index list is a CSV file: a comment that names dataset, size and seed, then a column `id`.
+
+    # ILSVRC2012 validation, 2,000 of 50,000 pictures, drawn with seed 0
+    id
+    ILSVRC2012_val_00034511
+    ...
+
+`python -m thesis_lib.data.subsets imagenet 2000 --seed 0 --out data/subsets/imagenet_2000.csv`
+draws one, and `open_dataset(name, root, subset=file)` reads it.
+"""
+
+import argparse
+import csv
+import hashlib
+import re
+from pathlib import Path
+
+from thesis_lib.data.datasets import open_dataset
+
+TITLES = {
+    "imagenet": "ILSVRC2012 validation", "voc2007": "VOC2007 test",
+    "voc2007_trainval": "VOC2007 trainval", "coco2014": "COCO 2014 validation",
+    "coco2014_train": "COCO 2014 training",
+}  # fmt: skip
+
+
+def draw(ids, count, seed=0):
+    """`count` of the ids, without replacement: those of the smallest SHA-256 of "seed id", in its
+    order. So a draw depends neither on the order of `ids` nor on a library's random numbers, and
+    the first n of a list are what a draw of n gives."""
+    if not 0 < count <= len(ids):
+        raise ValueError(f"cannot draw {count:,} of {len(ids):,} pictures")
+    return sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:count]
+
+
+def write(path, title, ids, total, seed):
+    """An index list of a dataset of `total` pictures."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write(f"# {title}, {len(ids):,} of {total:,} pictures, drawn with seed {seed}\n")
+        csv.writer(file, lineterminator="\n").writerows([["id"], *([name] for name in ids)])
+
+
+def read(path):
+    """The ids of an index list and its seed, None where its comment gives none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no column id, no ids, one twice, or fewer than its comment says.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no index list at {path}: see python -m thesis_lib.data.subsets -h")
+    lines = path.read_text("utf-8").splitlines()
+    comment = " ".join(line for line in lines if line.startswith("#"))
+    rows = csv.DictReader(line for line in lines if line and not line.startswith("#"))
+    if "id" not in (rows.fieldnames or ()):
+        raise ValueError(f"{path.name} is no index list: it has no column id")
+    ids = [row["id"] for row in rows]
+    size = re.search(r"([\d,]+) of [\d,]+ pictures", comment)
+    if not ids or (size and int(size[1].replace(",", "")) != len(ids)):
+        raise ValueError(f"{path.name} is cut off: {len(ids):,} ids, its comment is {comment!r}")
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{path.name} names a picture twice")
+    seed = re.search(r"seed (\d+)", comment)
+    return ids, int(seed[1]) if seed else None
+
+
+class Subset:
+    """The pictures of a dataset that an index list names, in its order; `seed` is the list's."""
+
+    def __init__(self, dataset, path):
+        self.dataset, self.categories = dataset, dataset.categories
+        self.ids, self.seed = read(path)
+        positions = {name: i for i, name in enumerate(dataset.ids)}
+        lacking = [name for name in self.ids if name not in positions]
+        if lacking:
+            raise ValueError(
+                f"the dataset lacks {len(lacking):,} of the {len(self.ids):,} pictures of "
+                f"{Path(path).name}, first {lacking[0]}"
+            )
+        self.positions = [positions[name] for name in self.ids]
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, i):
+        return self.dataset[self.positions[i]]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m thesis_lib.data.subsets", description="Draw an index list."
+    )
+    parser.add_argument("dataset", help="a name that open_dataset knows, such as imagenet")
+    parser.add_argument("count", type=int, help="number of pictures")
+    parser.add_argument(
+        "--root", default="",
+        help="as open_dataset has it; without it, imagenet means all 50,000 names, on disk or not",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, help="the CSV file to write")
+    given = parser.parse_args(arguments)
+    try:
+        if given.dataset == "imagenet" and not given.root:  # its names are systematic
+            ids = [f"ILSVRC2012_val_{number:08d}" for number in range(1, 50_001)]
+        else:
+            ids = open_dataset(given.dataset, given.root).ids
+        chosen = draw(ids, given.count, given.seed)
+        write(given.out, TITLES.get(given.dataset, given.dataset), chosen, len(ids), given.seed)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
