@@ -129,6 +129,8 @@ def train(
         for step, (images, target) in enumerate(bar, start=1):
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 logits = network(images)
+                if isinstance(logits, tuple):  # GoogLeNet and Inception add auxiliary ones
+                    logits = logits[0]
                 with torch.no_grad():
                     taught = None if teacher is None else teacher(images).float()
             loss = loss_of(logits.float(), target, multi_label, smoothing, taught)
@@ -249,7 +251,7 @@ def new_head(name, categories, weights=None, seed=0):
             state[key] = value
     network.load_state_dict(state)
     return Classifier(
-        network, layer=source.layer, name=name, categories=list(categories), mean=source.mean,
+        network.to(memory_format=torch.channels_last), layer=source.layer, name=name, categories=list(categories), mean=source.mean,
         std=source.std, activation="sigmoid",
     )  # fmt: skip
 
