@@ -2,18 +2,19 @@
 
     python scripts/book.py configs/embedded.yaml              what `make book` does
     python scripts/book.py configs/embedded.yaml --update     what `make notebooks` does
+    python scripts/book.py configs/full-imagenet.yaml         one notebook on a real dataset
 
 Executed copies live in `_build/NAME/notebooks`, NAME being the configuration's: rendering or
 interrupting never changes a tracked file, and a run with other parameters cannot pass for the
 committed one. `--update` is for authors: it writes the copies back over `notebooks/`.
 
-A notebook is executed again when its code, its parameters, `thesis_lib`, `data` or the locked
-packages change; after a change of prose alone the stored outputs move over to the new text. Jupyter
-Book's own cache knows nothing of `thesis_lib`, so it stays off.
+A notebook is executed again when its code, its parameters, the files that these name, `thesis_lib`,
+`data` or the locked packages change (real datasets are not looked at); after a change of prose alone
+the stored outputs move over to the new text. What `_build/embedded` has executed already is taken
+from there. Jupyter Book's own cache knows nothing of `thesis_lib`, so it stays off.
 """
 
 import argparse
-import ast
 import copy
 import hashlib
 import html
@@ -31,8 +32,9 @@ import papermill
 import yaml
 from papermill.parameterize import parameterize_notebook
 
+from thesis_lib.parameters import declared, faults
+
 ROOT = Path(__file__).resolve().parent.parent
-TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
 # One text for every machine and Python version, so that a re-execution changes outputs only.
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -47,25 +49,30 @@ def read(path):
     return notebook
 
 
+def parameters_of(notebook):
+    """What the notebook's parameters cell declares: {name: (name of its type, default)}."""
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    return declared(tagged[0].source) if tagged else {}
+
+
 def read_config(path):
     """Parameters `{notebook: {name: value}}`, checked against the notebooks' parameters cells.
 
-    papermill itself runs on with a misspelt name, and dies late of a value of the wrong type.
+    The file has one entry for each notebook, or is flat: parameters of one notebook, which
+    `notebook: NAME` among them names. papermill can read a flat file as it stands (`-f`).
     """
     config = yaml.safe_load(Path(path).read_text("utf-8")) or {}
+    if isinstance(config, dict) and "notebook" in config:
+        config = {config["notebook"]: config}
+    if not isinstance(config, dict) or not all(isinstance(p or {}, dict) for p in config.values()):
+        raise SystemExit(f"{path}: not parameters of notebooks; compare configs/embedded.yaml")
     for name, parameters in config.items():
         notebook = ROOT / "notebooks" / f"{name}.ipynb"
         if not notebook.exists():
             raise SystemExit(f"{path}: there is no notebook {name} in notebooks/")
-        known = papermill.inspect_notebook(read(notebook))
-        for key, value in (parameters or {}).items():
-            if key not in known:
-                raise SystemExit(
-                    f"{path}: {name} has no parameter {key!r}; it has {', '.join(known)}"
-                )
-            kind = known[key]["inferred_type_name"].split("[")[0]
-            if not isinstance(value, TYPES.get(kind, object)):
-                raise SystemExit(f"{path}: {name}: {key} must be of type {kind}, not {value!r}")
+        kinds = {key: kind for key, (kind, _) in parameters_of(read(notebook)).items()}
+        if found := list(faults(parameters or {}, kinds)):
+            raise SystemExit(f"{path}: {name}: " + "; ".join(found))
     return config
 
 
@@ -74,13 +81,8 @@ def prepare(path, parameters):
     if a parameter differs from its default. Committed outputs come from the defaults, so they carry
     no such cell."""
     notebook = read(path)
-    defaults = {}
-    for key, known in papermill.inspect_notebook(notebook).items():
-        try:
-            defaults[key] = ast.literal_eval(known["default"])
-        except (ValueError, SyntaxError):  # an expression: always passed on
-            pass
-    changed = {k: v for k, v in parameters.items() if k not in defaults or defaults[k] != v}
+    known = parameters_of(notebook)
+    changed = {key: value for key, value in parameters.items() if known[key][1] != value}
     if changed:
         notebook.metadata["papermill"] = {}  # papermill takes both of these for granted
         for cell in notebook.cells:
@@ -88,12 +90,16 @@ def prepare(path, parameters):
         notebook = parameterize_notebook(notebook, changed)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
+        if is_injected(cell):
             cell.id = "injected-parameters"
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
+
+
+def is_injected(cell):
+    return "injected-parameters" in cell.metadata.get("tags", [])
 
 
 def code_cells(notebook):
@@ -104,14 +110,16 @@ def fingerprint(paths, text=""):
     """Hash of files, by name and content, and of a text."""
     digest = hashlib.sha256(text.encode())
     for path in sorted(path for path in paths if path.is_file()):
-        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+        digest.update(os.path.relpath(path, ROOT).encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def code_fingerprint(notebook):
-    """Hash of everything that a notebook's outputs depend on."""
-    data = (path for path in (ROOT / "data").rglob("*") if path.suffix != ".md")
-    paths = [ROOT / "requirements.lock", *(ROOT / "thesis_lib").rglob("*.py"), *data]
+def code_fingerprint(notebook, parameters):
+    """Hash of everything that a notebook's outputs depend on, but for real datasets."""
+    parts = [path for path in (ROOT / "data").iterdir() if path.name != "downloads"]
+    data = (p for part in parts for p in [part, *part.rglob("*")] if p.suffix != ".md")
+    named = (ROOT / value for value in parameters.values() if isinstance(value, str))  # weights
+    paths = {ROOT / "requirements.lock", *(ROOT / "thesis_lib").rglob("*.py"), *data, *named}
     return fingerprint(paths, json.dumps([cell.source for cell in code_cells(notebook)]))
 
 
@@ -161,44 +169,60 @@ def execute(config, work, names=None):
     paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
     if names:
         paths = [p for p in paths if p.stem in names]
-    log = work / "executed.json"
-    done = json.loads(log.read_text("utf-8")) if log.exists() else {}
+    done, shared = read_log(work), ROOT / "_build" / "embedded"
     for i, path in enumerate(paths, start=1):
-        notebook, target = (
-            prepare(path, config.get(path.stem) or {}),
-            work / "notebooks" / path.name,
-        )
-        before, now = done.get(path.stem, {}), code_fingerprint(notebook)
+        parameters = config.get(path.stem) or {}
+        notebook, target = prepare(path, parameters), work / "notebooks" / path.name
+        before, now = done.get(path.stem, {}), code_fingerprint(notebook, parameters)
         label = f"[{i}/{len(paths)}] {path.stem}:"
-        if before.get("fingerprint") == now and target.exists():
-            print(f"{label} code and data unchanged, not executed again", flush=True)
-            give_outputs(notebook, nbformat.read(target, as_version=4))
+        for folder, log in ((work, done), (shared, read_log(shared))):
+            stored = folder / "notebooks" / path.name
+            if log.get(path.stem, {}).get("fingerprint") == now and stored.exists():
+                print(f"{label} code and data unchanged, not executed again", flush=True)
+                give_outputs(notebook, nbformat.read(stored, as_version=4))
+                done[path.stem] = log[path.stem]
+                break
         else:
             last = f" (it took {before['seconds']} s last time)" if before else ""
             print(f"{label} executing{last}", flush=True)
             start = time.monotonic()
-            partial = work / "partial" / path.name
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                executed = papermill.execute_notebook(
-                    copy.deepcopy(notebook),
-                    partial,
-                    cwd=path.parent,
-                    kernel_name="python3",
-                    progress_bar=sys.stderr.isatty(),
-                )
-            except papermill.PapermillExecutionError as error:
-                raise SystemExit(
-                    f"{error}\n{path.stem} failed; as far as it came: {partial}"
-                ) from None
-            give_outputs(notebook, executed)
-            partial.unlink()
+            give_outputs(notebook, run(notebook, path, work / "partial" / path.name))
             seconds = round(time.monotonic() - start)
             print(f"{label} done in {seconds} s", flush=True)
             done[path.stem] = {"fingerprint": now, "seconds": seconds}
         write(notebook, target)
-        log.write_text(json.dumps(done, indent=1), "utf-8")
+        (work / "executed.json").write_text(json.dumps(done, indent=1), "utf-8")
     return paths
+
+
+def read_log(work):
+    """What was executed there, by notebook: its fingerprint and the seconds that it took."""
+    log = work / "executed.json"
+    return json.loads(log.read_text("utf-8")) if log.exists() else {}
+
+
+def run(notebook, path, partial):
+    """Execute a copy of a prepared notebook; as far as it comes it lies at `partial`.
+
+    With parameters of its own it may run for a night: what it says of its progress is passed on.
+    With the defaults it says nothing, and its outputs are the same at every execution.
+    """
+    long = any(map(is_injected, notebook.cells))
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["TQDM_DISABLE"] = "" if long else "1"  # the kernel inherits it
+    try:
+        executed = papermill.execute_notebook(
+            copy.deepcopy(notebook),
+            partial,
+            cwd=path.parent,
+            kernel_name="python3",
+            progress_bar=not long and sys.stderr.isatty(),
+            stderr_file=sys.stderr if long else None,
+        )
+    except papermill.PapermillExecutionError as error:
+        raise SystemExit(f"{error}\n{path.stem} failed; as far as it came: {partial}") from None
+    partial.unlink()
+    return executed
 
 
 def update(paths, work):

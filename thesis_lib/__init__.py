@@ -11,11 +11,13 @@ _HOMES = {
     "Classifier": "classifier", "load_classifier": "data.models", "evaluate": "experiments",
     "insertion_deletion": "experiments", "pointing_game": "experiments", "randomize": "experiments",
     "counting": "kernels", "METHODS": "methods", "enhance": "methods", "sess": "methods",
+    "check_parameters": "parameters",
 }  # fmt: skip
 
 __all__ = [
     "METHODS",
     "Classifier",
+    "check_parameters",
     "counting",
     "enhance",
     "evaluate",

@@ -130,7 +130,8 @@ def intervals(axis, table, label="", reference=None):
         axis.axvline(table.loc[reference, "mean"], color=colour(reference), linewidth=1, zorder=0)
     axis.set_yticks(range(len(table)), [name(method) for method in table.index])
     axis.set_xlabel(label)
-    axis.invert_yaxis()
+    if not axis.yaxis_inverted():  # panels that share it have one axis between them
+        axis.invert_yaxis()
 
 
 def forest(axis, table, scale=100, label=""):

@@ -170,6 +170,31 @@ def is_clear(table):
     return (table["p"] < 0.05) & (table["difference_low"] * table["difference_high"] > 0)
 
 
+def verdicts(tables, value, sign=1, name=str):
+    """In words, which methods each variant clearly helps and harms: one Markdown item for each.
+
+    tables: {network: `variants_table`}; sign: 1 where more of the value is better, -1 where less
+    is; name: turns a method into its printed name.
+    """
+
+    def listed(methods):
+        return ", ".join(map(name, methods)) or "none"
+
+    lines = []
+    for network, table in tables.items():
+        for variant, part in table.loc[value].groupby("variant", sort=False):
+            if variant == "bare":
+                continue
+            part = part.droplevel("variant")
+            clear, gain = is_clear(part), sign * part["difference"]
+            lines.append(
+                f"- {network}, {variant}: clearly better for {listed(part.index[clear & (gain > 0)])};"
+                f" clearly worse for {listed(part.index[clear & (gain < 0)])};"
+                f" open for {listed(part.index[~clear])}."
+            )
+    return "\n".join(lines)
+
+
 def _wilcoxon(differences):
     # scipy leaves the test undefined where nothing differs; there is then nothing to reject.
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0

@@ -1,5 +1,7 @@
 """Saliency methods: functions (classifier, images, classes, **settings) -> maps (N, H, W)."""
 
+from functools import partial
+
 from thesis_lib.methods.attention import (
     attention_rollout,
     gradient_attention,
@@ -10,7 +12,7 @@ from thesis_lib.methods.masks import group_cam, score_cam
 from thesis_lib.methods.multiscale import cameras, msg_cam
 from thesis_lib.methods.window import enhance, sess
 
-__all__ = ["METHODS", "enhance", "sess"]
+__all__ = ["METHODS", "enhance", "sess", "variants"]
 
 
 class _Methods(dict):
@@ -30,3 +32,19 @@ METHODS = _Methods(
     gradient_attention=gradient_attention,
     attention_rollout=attention_rollout,
 )
+
+
+def variants(names, window, stride, cutoff, sess_sizes, settings):
+    """Each base method bare, enhanced by windows, and under SESS, as chapter 4 compares them.
+
+    names: keys of METHODS; settings: {name: its own settings}, used in all three alike; the others:
+    as `enhance` and `sess` take them. Returns {"grad_cam": ..., "grad_cam enhanced": ...,
+    "grad_cam SESS": ...} for `evaluate`; `report.variants_table` compares rows by these names.
+    """
+    methods = {}
+    for name in names:
+        bare = partial(METHODS[name], **settings.get(name, {}))
+        methods[name] = bare
+        methods[f"{name} enhanced"] = enhance(bare, window, stride, cutoff)
+        methods[f"{name} SESS"] = sess(bare, sess_sizes)
+    return methods
