@@ -2,10 +2,13 @@
 
 import json
 import pickle
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import trees
 from PIL import Image
 
 import thesis_lib as tl
@@ -226,4 +229,262 @@ def test_datasets_by_name(tree):
     with pytest.raises(ValueError, match="voc2007"):
         datasets.open_dataset("voc")
     with pytest.raises(ValueError, match="needs root"):
+        datasets.open_dataset("folder")
+
+
+# ---- the real layouts, and the faults of real files
+
+READERS = {
+    "imagenet": (trees.imagenet, {}, datasets.ImageNet, {}),
+    "imagenet flat": (trees.imagenet, {"flat": True}, datasets.ImageNet, {}),
+    "voc": (trees.voc, {}, datasets.VOC2007, {}),
+    "voc trainval": (trees.voc, {"split": "trainval"}, datasets.VOC2007, {"split": "trainval"}),
+    "coco": (trees.coco, {}, datasets.COCO2014, {}),
+    "coco train": (trees.coco, {"split": "train"}, datasets.COCO2014, {"split": "train"}),
+}
+
+
+@pytest.fixture(scope="module", params=READERS)
+def real(request, tmp_path_factory):
+    """A tree as trees.py writes it, its dataset, and the samples or errors by id."""
+    write, how, reader, split = READERS[request.param]
+    tree = write(tmp_path_factory.mktemp("real"), **how)
+    dataset, results = reader(tree.root, size=96, **split), {}
+    for i, name in enumerate(dataset.ids):
+        try:
+            results[name] = dataset[i]
+        except OSError as error:
+            results[name] = error
+    return tree, dataset, results
+
+
+def test_every_picture_is_an_item_and_nothing_else_is(real):
+    tree, dataset, _ = real
+    assert dataset.ids == tree.ids and len(dataset) == len(tree.ids)
+
+
+def test_classes_of_pictures_with_and_without_annotations(real):
+    tree, _, results = real
+    assert {name: results[name].classes for name in tree.classes} == tree.classes
+    assert all(not results[name].masks for name in tree.unlabelled)
+
+
+def test_what_cannot_be_read_is_an_oserror_that_says_why(real):
+    tree, _, results = real
+    broken = {name: str(r) for name, r in results.items() if isinstance(r, OSError)}
+    assert broken.keys() == tree.skipped.keys() and broken
+    for name, reason in tree.skipped.items():
+        assert name in broken[name] and reason in broken[name]
+
+
+def test_masks_lie_on_the_objects(real):
+    """Of pictures cut by the border, turned by EXIF or annotated as stored; boxes and pixels."""
+    tree, dataset, results = real
+    checked = 0
+    for name in tree.classes:
+        sample = results[name]
+        assert sample.pixels.shape == (3, 96, 96)
+        assert 0 <= sample.pixels.min() and sample.pixels.max() <= 1
+        assert not sample.classes or sample.pixels.std() > 0.1  # neither black nor white
+        for c, mask in [*sample.masks.items(), *sample.pixel_masks.items()]:
+            if (name, c) in tree.empty:
+                assert not mask.any()
+                continue
+            inside = sample.pixels.mean(0)[mask]
+            assert inside.mean() > 0.7, (name, c)
+            checked += 1
+    assert checked > 20 or isinstance(dataset, datasets.ImageNet)
+
+
+def test_a_dataset_can_be_sent_to_another_process(real):
+    _, dataset, results = real
+    again = pickle.loads(pickle.dumps(dataset))
+    name = again.ids[0]
+    assert again.ids == dataset.ids and torch.equal(again[0].pixels, results[name].pixels)
+
+
+def test_both_layouts_of_imagenet_give_the_same(tmp_path):
+    by_class = trees.imagenet(tmp_path / "a", ugly=False)
+    flat = trees.imagenet(tmp_path / "b", flat=True, ugly=False)
+    one, two = datasets.ImageNet(by_class.root), datasets.ImageNet(flat.root)
+    assert one.categories == two.categories == ["n02100735", "n02110185", "n02119789"]
+    assert [one[i].classes for i in range(6)] == [two[i].classes for i in range(6)]
+    assert set(by_class.classes.values()) == {(0,), (1,), (2,)}
+
+
+def test_a_class_folder_without_pictures_keeps_its_index(tmp_path):
+    tree = trees.imagenet(tmp_path, pictures=3, ugly=False)
+    for path in (tree.root / "val/n02100735").iterdir():
+        path.unlink()
+    dataset = datasets.ImageNet(tree.root)
+    assert dataset.categories[0] == "n02100735"
+    assert [dataset[i].classes for i in range(2)] == [tree.classes[name] for name in dataset.ids]
+
+
+def test_flat_imagenet_without_its_kit_says_what_is_missing(tmp_path):
+    tree = trees.imagenet(tmp_path, flat=True, ugly=False)
+    kit = tree.root / "ILSVRC2012_devkit_t12/data"
+    whole = (kit / "meta.mat").read_bytes()
+    (kit / "meta.mat").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="unpack ILSVRC2012_devkit_t12.tar.gz again"):
+        datasets.ImageNet(tree.root)
+    (kit / "meta.mat").unlink()
+    with pytest.raises(FileNotFoundError, match="meta.mat"):
+        datasets.ImageNet(tree.root)
+
+
+def test_pixel_masks_of_voc_leave_the_border_out(tmp_path):
+    tree = trees.voc(tmp_path, ugly=False)
+    dataset = datasets.VOC2007(tree.root, size=96)
+    sample = dataset[0]
+    assert sample.pixel_masks.keys() == sample.masks.keys() == {11, 14}
+    for c, mask in sample.masks.items():
+        assert 0 < sample.pixel_masks[c].sum() < mask.sum()
+    assert not dataset[1].pixel_masks
+
+
+def test_a_box_without_an_outline_leaves_no_pixel_mask(tmp_path):
+    tree = trees.coco(tmp_path)
+    dataset = datasets.COCO2014(tree.root)
+    samples = [dataset[i] for i, name in enumerate(tree.ids) if name in tree.classes]
+    without = [s for s in samples if s.masks.keys() - s.pixel_masks.keys()]
+    assert len(without) == 1 and dataset.categories[without[0].classes[0]] == "bottle"
+
+
+def test_pictures_without_annotations_are_turned_as_their_exif_says(tmp_path):
+    upright = trees.picture([(0, 0, 96, 20)])  # bright at the top
+    (tmp_path / "a.jpg").write_bytes(trees.turned(upright))
+    exif = b"Exif\x00\x00garbage that no reader understands"
+    (tmp_path / "b.jpg").write_bytes(trees.encode(upright, exif=exif))
+    for i in range(2):
+        rows = datasets.Folder(tmp_path, size=64)[i].pixels.mean((0, 2))
+        assert rows[:15].mean() > 0.7 and rows[30:].mean() < 0.3
+
+
+def test_sixteen_bits_keep_their_greys(tmp_path):
+    values = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    Image.fromarray(values).save(tmp_path / "a.png")
+    pixels = datasets.Folder(tmp_path, size=64)[0].pixels
+    assert np.abs(pixels.numpy() - values / 65535).max() < 1 / 255
+
+
+def test_pictures_that_differ_in_their_ending_have_two_ids(tmp_path):
+    for name in ("a.jpg", "a.png", "b.jpg", "._b.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(trees.encode(trees.picture()))
+    assert datasets.Folder(tmp_path).ids == ["a.jpg", "a.png", "b.jpg"]
+
+
+def test_paths_count_from_the_repository(tmp_path, monkeypatch):
+    """Wherever a notebook runs; datasets without a root are looked for in data/downloads."""
+    monkeypatch.setattr(datasets, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.setattr(datasets, "DOWNLOADS", tmp_path / "repository/data/downloads")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    downloads = tmp_path / "repository/data/downloads"
+    with pytest.raises(FileNotFoundError, match="downloads/VOC2007.*data/README.md"):
         datasets.open_dataset("voc2007")
+    trees.imagenet(downloads / "ILSVRC2012", ugly=False)
+    trees.voc(downloads / "VOC2007", ugly=False)
+    trees.voc(downloads / "VOC2007", 4, "trainval", ugly=False)
+    trees.coco(downloads / "COCO2014", ugly=False)
+    trees.coco(downloads / "COCO2014", 5, "train", ugly=False)
+    sizes = {"imagenet": 6, "voc2007": 6, "voc2007_trainval": 4, "coco2014": 6, "coco2014_train": 5}
+    assert {name: len(datasets.open_dataset(name)) for name in sizes} == sizes
+    assert len(datasets.open_dataset("voc2007", "data/downloads/VOC2007")) == 6
+    assert len(datasets.open_dataset("voc2007", str(downloads / "VOC2007"))) == 6
+    assert len(datasets.open_dataset("folder", "data/downloads/COCO2014/train2014")) == 5
+
+
+# ---- timm, and files of weights that are not what they say
+
+
+@pytest.mark.parametrize("name", ["timm/resnet18", "timm/vit_tiny_patch16_224"])
+def test_timm_by_name(tmp_path, name):
+    import timm
+
+    clf = tl.load_classifier(name, "random", device="cpu")
+    cfg = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+    assert (clf.mean, clf.std) == (cfg.mean, cfg.std) and len(clf.categories) == 1000
+    seven = timm.create_model(name.removeprefix("timm/"), num_classes=7)
+    torch.save(seven.state_dict(), tmp_path / "seven.pt")
+    again = tl.load_classifier(name, tmp_path / "seven.pt", device="cpu")
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.allclose(again.logits(images), seven.eval()(images), atol=1e-4)
+    assert again.categories is None  # a thousand names would not be theirs
+    assert tl.METHODS["grad_cam"](again, images, [3]).shape == (1, 224, 224)
+
+
+def test_timm_says_what_is_wrong_with_a_name(monkeypatch):
+    with pytest.raises(ValueError, match="did you mean timm/resnet"):
+        tl.load_classifier("timm/resnet_18")
+    with pytest.raises(ValueError, match="Invalid pretrained tag"):
+        tl.load_classifier("timm/resnet18.nobody", "random")
+    with pytest.raises(ValueError, match="no classes"):
+        tl.load_classifier("timm/vit_base_patch16_224.mae", "random")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match="pip install timm"):
+        tl.load_classifier("timm/resnet18")
+
+
+def test_missing_timm_weights_say_what_to_do(monkeypatch):
+    import timm
+
+    def offline(*_, pretrained, **__):
+        assert pretrained
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(FileNotFoundError, match='weights="random"'):
+        tl.load_classifier("timm/resnet18")
+
+
+class Writes:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda x, p: p.write_bytes(pickle.dumps(x))])
+def test_code_in_a_file_of_weights_is_never_run(tmp_path, save):
+    trap, file = tmp_path / "ran", tmp_path / "code.pt"
+    save({"features.0.weight": Writes(trap)}, file)
+    with pytest.raises(ValueError, match="never run"):
+        tl.load_classifier("squeezenet1_1", file)
+    assert not trap.exists()
+    torch.load(file, weights_only=False) if save is torch.save else pickle.loads(file.read_bytes())
+    assert trap.exists()  # it would have been
+
+
+def test_damaged_files_of_weights_are_a_clear_error(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.rand(100)}, tmp_path / "whole.safetensors")
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    for name, data in {
+        "cut.safetensors": whole[:-100], "empty.safetensors": b"",
+        "pickle.safetensors": pickle.dumps({"a": 1}), "empty.pt": b"", "html.pt": b"<html>",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=name):
+            models.read_weights(tmp_path / name)
+    torch.save({"state_dict": {"a": torch.rand(2)}, "epoch": 3}, tmp_path / "checkpoint.pt")
+    torch.save(torch.rand(3), tmp_path / "tensor.pt")
+    for name in ("checkpoint.pt", "tensor.pt"):
+        with pytest.raises(ValueError, match=f"{name} is no state dict"):
+            models.read_weights(tmp_path / name)
+
+
+def test_weights_are_also_looked_for_from_the_repository(tmp_path, monkeypatch):
+    state = tl.load_classifier("squeezenet1_1", "random", device="cpu").network.state_dict()
+    (tmp_path / "repository/runs").mkdir(parents=True)
+    torch.save(state, tmp_path / "repository/runs/w.pt")
+    monkeypatch.setattr(models, "REPOSITORY", tmp_path / "repository")
+    monkeypatch.chdir(tmp_path)
+    assert tl.load_classifier("squeezenet1_1", "runs/w.pt", device="cpu")
+    with pytest.raises(FileNotFoundError, match="no weights at runs/none.pt"):
+        tl.load_classifier("squeezenet1_1", "runs/none.pt", device="cpu")

@@ -5,13 +5,14 @@
     maps = tl.METHODS["msg_cam"](clf, images)
 """
 
-from thesis_lib import kernels, plots, report
-from thesis_lib.classifier import Classifier
-from thesis_lib.data.models import load_classifier
-from thesis_lib.experiments import evaluate, insertion_deletion, pointing_game, randomize
-from thesis_lib.kernels import counting
-from thesis_lib.methods import METHODS, enhance, sess
-from thesis_lib.parameters import check_parameters
+import importlib
+
+_HOMES = {
+    "Classifier": "classifier", "load_classifier": "data.models", "evaluate": "experiments",
+    "insertion_deletion": "experiments", "pointing_game": "experiments", "randomize": "experiments",
+    "counting": "kernels", "METHODS": "methods", "enhance": "methods", "sess": "methods",
+    "check_parameters": "parameters",
+}  # fmt: skip
 
 __all__ = [
     "METHODS",
@@ -29,3 +30,19 @@ __all__ = [
     "report",
     "sess",
 ]
+
+
+def __getattr__(name):
+    """Imports what is asked for, when it is: the doctor must run where packages are missing."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"thesis_lib.{_HOMES[name]}"), name)
+    try:
+        return importlib.import_module(f"thesis_lib.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"thesis_lib.{name}":
+            raise
+        raise AttributeError(f"thesis_lib has no {name!r}; it has {', '.join(__all__)}") from None
+
+
+def __dir__():
+    return __all__

@@ -1,1 +1,12 @@
 """What an experiment runs on: the embedded benchmark, the real datasets, and the networks."""
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+DOWNLOADS = REPOSITORY / "data" / "downloads"  # where the real datasets are looked for
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def is_picture(name):
+    """By the file's name; macOS leaves files such as ._0001.jpg behind that are none."""
+    return Path(name).suffix.lower() in PICTURES and not name.startswith(".")

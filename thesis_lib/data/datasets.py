@@ -19,10 +19,9 @@ from PIL import Image, ImageOps
 from torchvision.datasets import VOCDetection
 from torchvision.transforms.functional import pil_to_tensor
 
-REPOSITORY = Path(__file__).parents[2]
+from thesis_lib.data import DOWNLOADS, PICTURES, REPOSITORY, is_picture
+
 GLYPHS = REPOSITORY / "data" / "glyphs"
-DOWNLOADS = REPOSITORY / "data" / "downloads"
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 VOC_CATEGORIES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
     "person pottedplant sheep sofa train tvmonitor"
@@ -55,7 +54,7 @@ def open_image(source, size, annotated=None):
     try:
         with Image.open(source) as image:
             image.load()
-            picture = image if image.size == annotated else _upright(image)
+            picture = image if image.size == annotated else ImageOps.exif_transpose(image)
             if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
                 picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
             picture = picture.convert("RGB")
@@ -68,18 +67,6 @@ def open_image(source, size, annotated=None):
         )
     resized = picture.resize((size, size), Image.Resampling.BILINEAR)
     return pil_to_tensor(resized).float() / 255
-
-
-def _upright(image):
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # the picture is whole, its note is not
-        return image
-
-
-def _is_picture(path):
-    """By its name; macOS leaves files such as ._0001.jpg behind that are none."""
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".")
 
 
 def _resize_mask(mask, size):
@@ -126,7 +113,7 @@ class ImageNet:
     def __init__(self, root, size=224):
         self.root, self.size = Path(root), size
         folder = _require(self.root / "val", "ILSVRC2012")
-        paths = sorted(p for p in [*folder.glob("*"), *folder.glob("*/*")] if _is_picture(p))
+        paths = sorted(p for p in [*folder.glob("*"), *folder.glob("*/*")] if is_picture(p.name))
         if not paths:
             raise FileNotFoundError(f"no picture under {folder} (see data/README.md)")
         kit = self.root / "ILSVRC2012_devkit_t12/data"
@@ -280,7 +267,7 @@ class Folder:
     def __init__(self, root, size=224):
         self.size, self.categories = size, []
         root = _require(root, "the folder of pictures")
-        self.paths = sorted(filter(_is_picture, root.rglob("*")))
+        self.paths = sorted(path for path in root.rglob("*") if is_picture(path.name))
         if not self.paths:
             raise FileNotFoundError(f"no picture ({', '.join(sorted(PICTURES))}) under {root}")
         names = [p.relative_to(root) for p in self.paths]

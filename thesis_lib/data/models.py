@@ -1,4 +1,4 @@
-"""Networks by name: the two embedded ones, and every classifier that torchvision has."""
+"""Networks by name: the embedded ones, and every classifier that torchvision or timm has."""
 
 import difflib
 import json
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torchvision.models.vgg import make_layers
 from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
 
-from thesis_lib.classifier import Classifier
+from thesis_lib.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from thesis_lib.data import REPOSITORY
 
-WEIGHTS = Path(__file__).parents[2] / "data" / "weights"
+WEIGHTS = REPOSITORY / "data" / "weights"
 VGG19 = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
 
 
@@ -71,15 +72,19 @@ def read_weights(path):
 
     Raises:
         FileNotFoundError: nothing at `path`.
-        ValueError: another format, a pickle that holds more than tensors, NaN or infinite weights.
+        ValueError: another format, a damaged file, a pickle that holds more than tensors (nothing
+            in it is run), no plain dict of tensors, NaN or infinite weights.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give a .safetensors or .pt file")
     if path.suffix == ".safetensors":
-        with safe_open(path, "pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}
-            facts = file.metadata() or {}
+        try:
+            with safe_open(path, "pt") as file:
+                state = {key: file.get_tensor(key) for key in file.keys()}
+                facts = file.metadata() or {}
+        except SafetensorError as error:
+            raise ValueError(f"{path.name} is damaged, or no .safetensors file: {error}") from error
     elif path.suffix in (".pt", ".pth"):
         try:
             state, facts = torch.load(path, map_location="cpu", weights_only=True), {}
@@ -90,6 +95,8 @@ def read_weights(path):
             ) from error
     else:
         raise ValueError(f"weights must be .safetensors, .pt or .pth, not {path.name}")
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(f"{path.name} is no state dict: save network.state_dict() alone")
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad:
@@ -97,67 +104,112 @@ def read_weights(path):
     return state, facts
 
 
-def _build(name, weights, classes=None):
+def _check_name(name):
+    """Raises ValueError, with names that are close, or ImportError where timm is wanted."""
+    if name.startswith("timm/"):
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError(f"{name} needs timm: pip install timm") from error
+        names = [f"timm/{known}" for known in timm.list_models()]
+        found = timm.is_model(name.removeprefix("timm/"))
+    else:
+        names = [*EMBEDDED, *torchvision.models.list_models(module=torchvision.models)]
+        found = name in names
+    if not found:
+        close = difflib.get_close_matches(name, names)
+        hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models"
+        raise ValueError(f"no network is called {name!r}; {hint}")
+
+
+def _build(name, pretrained=False, classes=None):
     """The bare network, with `classes` outputs if given."""
+    options = {} if classes is None else {"num_classes": classes}
+    missing = FileNotFoundError(
+        f"the pretrained weights of {name} are neither in the cache of torchvision or timm nor to "
+        'be downloaded now; pass weights="random" or the path of a .safetensors or .pt file'
+    )
     if name in EMBEDDED:
         return EMBEDDED[name](**({} if classes is None else {"classes": classes}))
-    options = {} if classes is None else {"num_classes": classes}
+    if name.startswith("timm/"):
+        import timm
+
+        try:
+            return timm.create_model(name.removeprefix("timm/"), pretrained=pretrained, **options)
+        except RuntimeError as error:  # an unknown tag, or no pretrained weights anywhere
+            raise ValueError(f"timm has no {name}: {error}") from error
+        except Exception as error:  # of several libraries that download
+            raise missing if pretrained else error from error
     try:
+        weights = "DEFAULT" if pretrained else None
         return torchvision.models.get_model(name, weights=weights, **options)
     except OSError as error:  # URLError when torchvision's cache misses and there is no network
-        raise FileNotFoundError(
-            f"the ImageNet weights of {name} are neither in torchvision's cache nor to be "
-            'downloaded now; pass weights="random" or the path of a .safetensors or .pt file'
-        ) from error
+        raise missing from error
+
+
+def _head(name, network):
+    """The key in the state dict of a parameter that has one row for each class."""
+    if name.startswith("timm/"):
+        layers = network.pretrained_cfg["classifier"]
+        return f"{layers if isinstance(layers, str) else layers[0]}.weight"
+    return list(network.state_dict())[-1]  # torchvision puts the classifier last
 
 
 def load_classifier(name, weights=None, layer=None, device=None):
     """F of the thesis: a trained network, ready to be explained.
 
     Args:
-        name: "vgg19_glyphs", "vit_glyphs", either with "_scenes" (all embedded), or any classifier
-            of torchvision, such as "vgg19" or "vit_b_16".
-        weights: None for the embedded weights, or torchvision's DEFAULT ones from its cache;
-            "random" for untrained ones (seeded); or the path of a .safetensors or .pt file. A
-            file's own number of classes is used.
+        name: "vgg19_glyphs", "vit_glyphs", either with "_scenes" (all embedded), any classifier of
+            torchvision, such as "vgg19" or "vit_b_16", or of timm, such as "timm/resnet18".
+        weights: None for the embedded weights, or the library's own pretrained ones from its cache
+            (which the library fills by a download, if it can); "random" for untrained ones
+            (seeded); or the path of a .safetensors or .pt file, a relative one from the current
+            directory or, where nothing is there, from the repository's root. A file's own number
+            of classes is used.
         layer: the explained layer, such as "features.35"; None finds the last spatial one.
         device: None for CUDA where there is one, else the CPU.
 
     Returns:
-        a Classifier in eval mode with frozen parameters, in channels_last layout.
+        a Classifier in eval mode with frozen parameters, in channels_last layout. It normalises as
+        ImageNet networks do, and timm's as each of them says.
 
     Raises:
         ValueError: unknown name, weights of another network, NaN weights, a pickle with code.
-        FileNotFoundError: no such file; or not in torchvision's cache, and no network.
+        FileNotFoundError: no such file; or not in the library's cache, and no network.
+        ImportError: a name of timm, which is not installed.
     """
-    zoo = torchvision.models.list_models(module=torchvision.models)
-    if name not in EMBEDDED and name not in zoo:
-        close = difflib.get_close_matches(name, [*EMBEDDED, *zoo])
-        hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models"
-        raise ValueError(f"no network is called {name!r}; {hint}")
+    _check_name(name)
     facts = {}
     if weights is None and name in EMBEDDED:
         weights = WEIGHTS / f"{name}.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if weights is None or weights == "random":
-            network = _build(name, None if weights else "DEFAULT")
+            network = _build(name, pretrained=weights is None)
         else:
-            state, facts = read_weights(weights)
-            network = _build(name, None)
-            head = list(network.state_dict())[-1]  # torchvision puts the classifier last
-            if head in state and len(state[head]) != len(network.state_dict()[head]):
-                network = _build(name, None, classes=len(state[head]))
+            path = Path(weights).expanduser()
+            if not path.exists() and (REPOSITORY / path).exists():
+                path = REPOSITORY / path
+            state, facts = read_weights(path)
+            network = _build(name)
+            head = _head(name, network)
+            if head in state and len(state[head]) != len(network.state_dict().get(head, ())):
+                network = _build(name, classes=len(state[head]))
             try:
                 network.load_state_dict(state)
             except RuntimeError as error:
                 raise ValueError(f"{weights} does not fit {name}: {error}") from error
+    classes = len(network.state_dict().get(_head(name, network), ()))
+    if not classes:  # timm has networks that are made to be trained on
+        raise ValueError(f"{name} has features and no classes: give a file of weights that has")
     categories = json.loads(facts["categories"]) if "categories" in facts else None
-    if categories is None and name in zoo:
-        categories = torchvision.models.get_model_weights(name).DEFAULT.meta["categories"]
+    if categories is None and name not in EMBEDDED and classes == 1000:  # ImageNet's
+        categories = torchvision.models.VGG19_Weights.DEFAULT.meta["categories"]
+    normalisation = getattr(network, "pretrained_cfg", {})  # timm's
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     return Classifier(
         network, layer=layer, name=name, categories=categories,
+        mean=normalisation.get("mean", IMAGENET_MEAN), std=normalisation.get("std", IMAGENET_STD),
         activation=facts.get("activation", "softmax"),
     )  # fmt: skip
