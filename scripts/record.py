@@ -26,16 +26,21 @@ SEVEN = [
 
 
 def insertion_deletion(classifier, data, out, few):
-    """Curves for each photograph and method. Score-CAM in windows, ten times 500 passes a
-    photograph, on the first `few` only."""
-    bare = {name: tl.METHODS[name] for name in SEVEN}
-    enhanced = {f"{name} enhanced": tl.enhance(name) for name in SEVEN if name != "score_cam"}
-    costly = {"score_cam enhanced": tl.enhance("score_cam")}
-    settings = {"out": ROOT / "runs", "step": 1792, "chunk": 4}
+    """Curves for each photograph and method, cheap methods first. Score-CAM in windows, which is
+    ten times 500 passes a photograph, on the first `few` only."""
+
+    def windows(*names):
+        return {f"{name} enhanced": tl.enhance(name) for name in names}
+
+    plan = [
+        ({name: tl.METHODS[name] for name in SEVEN}, None),
+        (windows("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "group_cam"), None),
+        (windows("cameras", "msg_cam"), None),
+        (windows("score_cam"), few),
+    ]
     parts = [
-        tl.evaluate(data, classifier, bare, **settings),
-        tl.evaluate(data, classifier, enhanced, **settings),
-        tl.evaluate(data, classifier, costly, limit=few, **settings),
+        tl.evaluate(data, classifier, methods, ROOT / "runs", limit=limit, step=1792, chunk=4)
+        for methods, limit in plan
     ]
     rows = pd.concat(parts, ignore_index=True).drop(columns=["insertion", "deletion", "correct"])
     rows.to_csv(out / "insertion_deletion.csv", index=False, float_format="%.6g")
@@ -78,7 +83,7 @@ if __name__ == "__main__":
     parser.add_argument("network", help="a name that load_classifier knows")
     parser.add_argument("weights", help="path of its weights")
     parser.add_argument("photographs", help="folder of pictures")
-    parser.add_argument("--few", type=int, default=24, help="pictures for Score-CAM in windows")
+    parser.add_argument("--few", type=int, default=12, help="pictures for Score-CAM in windows")
     parser.add_argument("--only", choices=["insertion_deletion", "sanity"])
     arguments = parser.parse_args()
     classifier = tl.load_classifier(arguments.network, arguments.weights)
