@@ -64,6 +64,118 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_weights(pictures, tmp_path):
         assert torch.equal(a, b)
 
 
+def test_a_checkpoint_of_another_training_is_refused(pictures, tmp_path):
+    options = dict(batch=20, sizes=(32,), checkpoint=tmp_path / "c")
+    training.train(tiny(), *pictures, epochs=1, **options)
+    with pytest.raises(ValueError, match="epochs 1, now 2, rate 0.004, now 0.1; name another"):
+        training.train(tiny(), *pictures, epochs=2, rate=0.1, **options)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_spares_the_checkpoint(pictures, tmp_path):
+    class Poisoned(nn.Module):
+        """Gives NaN from its sixth picture batch on."""
+
+        def __init__(self):
+            super().__init__()
+            self.network, self.seen = tiny(), 0
+
+        def forward(self, images):
+            self.seen += 1
+            return self.network(images) * (float("nan") if self.seen > 5 else 1)
+
+    network = Poisoned()
+    with pytest.raises(FloatingPointError, match="epoch 3, step 2: loss nan.*after epoch 2 is kept"):
+        training.train(
+            network, *pictures, epochs=4, batch=20, sizes=(32,), checkpoint=tmp_path / "c"
+        )
+    state = torch.load(tmp_path / "c", weights_only=True)
+    assert len(state["curve"]) == 2
+    assert all(p.isfinite().all() for p in [*state["network"].values(), *network.parameters()])
+
+
+def test_bfloat16_is_used_where_there_is_any_and_done_without_elsewhere(pictures, monkeypatch):
+    options = dict(epochs=1, batch=20, sizes=(32,), bf16=True)
+    plain, mixed, without = tiny(), tiny(), tiny()
+    training.train(plain, *pictures, **options | {"bf16": False})
+    assert training.train(mixed, *pictures, **options)[0]["bf16"]
+    assert mixed[0].weight.dtype == torch.float32
+    assert not torch.equal(mixed[0].weight, plain[0].weight)
+    monkeypatch.setattr(training, "_has_bf16", lambda device: False)
+    with pytest.warns(UserWarning, match="cpu does not compute in bfloat16: training in float32"):
+        assert not training.train(without, *pictures, **options)[0]["bf16"]
+    assert torch.equal(without[0].weight, plain[0].weight)
+
+
+def test_fewer_pictures_than_a_batch_are_refused(pictures):
+    with pytest.raises(ValueError, match="40 pictures do not fill a batch of 64"):
+        training.train(tiny(), *pictures, epochs=1)
+
+
+FAMILIES = {
+    "vgg19_glyphs": "classifier.6", "vit_glyphs": "heads.head", "resnet18": "fc",
+    "squeezenet1_1": "classifier.1", "densenet121": "classifier", "convnext_tiny": "classifier.2",
+    "mobilenet_v3_small": "classifier.3", "googlenet": "fc",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_new_head_fits_the_network_and_comes_back_from_a_file(name, tmp_path):
+    categories = ["ant", "bee", "cow"]
+    classifier = training.new_head(name, categories, "random")
+    network, old = classifier.network, tl.load_classifier(name, "random", device="cpu").network
+    own, head = network.state_dict(), FAMILIES[name]
+    assert len(own[f"{head}.weight"]) == 3 and classifier.activation == "sigmoid"
+    assert all(p.requires_grad for p in network.parameters())
+    for key, value in old.state_dict().items():  # GoogLeNet's auxiliary heads have 1000 outputs, too
+        if not key.startswith((f"{head}.", "aux1.fc2.", "aux2.fc2.")):
+            assert torch.equal(own[key], value), key
+    file = tmp_path / "tuned.safetensors"
+    training.save_weights(
+        network, file, architecture=name, categories=categories, activation="sigmoid"
+    )
+    loaded = tl.load_classifier(name, file, device="cpu")
+    assert loaded.categories == categories and loaded.activation == "sigmoid"
+    pixels = np.arange(3 * 224 * 224, dtype=np.uint8).reshape(1, 3, 224, 224)
+    expected = training.predict(network, pixels)
+    assert np.array_equal(training.predict(loaded.network, pixels), expected)
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+def test_auxiliary_outputs_are_left_alone(pictures):
+    pixels, labels = pictures
+    network = training.new_head("googlenet", glyphs.CLASSES, "random").network
+    (row,) = training.train(network, pixels[:4], labels[:4], epochs=1, batch=4, sizes=(56,))
+    assert np.isfinite(row["loss"])
+
+
+def test_a_head_that_knows_these_categories_is_kept():
+    source = tl.load_classifier("vgg19_glyphs", device="cpu")
+    for categories, kept in ((source.categories, True), (source.categories[::-1], False)):
+        head = training.new_head("vgg19_glyphs", categories).network.classifier[6]
+        assert torch.equal(head.weight, source.network.classifier[6].weight) == kept
+
+
+def test_pictures_are_normalised_as_the_network_wants_it(pictures):
+    statistics = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    classifier = tl.Classifier(nn.Sequential(nn.Conv2d(3, 1, 1)), mean=statistics[0], std=statistics[1])
+    pixels, labels = pictures
+    expected = classifier.normalise(torch.from_numpy(pixels[:4]).float() / 255)
+    for found in (
+        next(training.batches(pixels[:4], labels[:4], 4, (56,), Unmirrored(), statistics=statistics))[0],
+        torch.from_numpy(training.predict(nn.Identity(), pixels[:4], 56, statistics=statistics)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+class Unmirrored:
+    """Random numbers that leave order, size and pictures as they are."""
+
+    permutation = staticmethod(np.arange)
+    choice = staticmethod(lambda sizes: sizes[0])
+    random = staticmethod(np.ones)
+
+
 def test_batch_norm_folds_away_exactly():
     torch.manual_seed(0)
     network = vgg19_glyphs(batch_norm=True)
@@ -139,6 +251,27 @@ def test_mean_average_precision_is_scikit_learns():
     labels[:, 5] = False  # a class that does not occur does not count
     theirs = np.mean([average_precision_score(labels[:, k], logits[:, k]) for k in range(5)])
     assert training.mean_average_precision(logits, labels) == pytest.approx(theirs)
+
+
+def test_average_precisions_tell_absent_classes():
+    labels = np.array([[1, 0], [0, 0], [1, 0]], bool)
+    found = training.average_precisions(np.array([[3.0, 0], [2, 0], [1, 0]]), labels)
+    assert found[0] == pytest.approx((1 + 2 / 3) / 2) and np.isnan(found[1])
+
+
+def test_the_interval_is_that_of_resampled_pictures():
+    rng = np.random.default_rng(1)
+    labels = rng.random((40, 3)) < 0.4
+    logits = labels + rng.normal(size=(40, 3))
+    found = training.mean_average_precision_interval(logits, labels, seed=3, n=50)
+    generator, means = np.random.default_rng(3), []
+    for _ in range(50):  # with scikit-learn, which treats a repeated picture as one threshold
+        drawn = generator.integers(40, size=40)
+        scores = [average_precision_score(labels[drawn, k], logits[drawn, k]) for k in range(3)]
+        means.append(np.mean(scores))
+    assert found[0] == pytest.approx(training.mean_average_precision(logits, labels))
+    assert found[1:] == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    assert found[1] < found[0] < found[2]
 
 
 def test_embedded_networks_are_as_good_as_the_book_says():

@@ -8,6 +8,7 @@ import copy
 import json
 import math
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,17 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm.auto import tqdm
 
-from thesis_lib.classifier import IMAGENET_MEAN, IMAGENET_STD
-from thesis_lib.data import glyphs
+from thesis_lib.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
+from thesis_lib.data import glyphs, models
 from thesis_lib.data.models import WEIGHTS, load_classifier, vgg19_glyphs, vit_glyphs
 
+IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 
-def batches(pixels, labels, batch, sizes, rng, device="cpu"):
+
+def batches(pixels, labels, batch, sizes, rng, device="cpu", statistics=IMAGENET):
     """One epoch in random order: normalised images and labels. Each batch is resized to a random
     one of `sizes` (the scale jitter of VGG's training) and half of the pictures are mirrored."""
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in statistics)
     order = rng.permutation(len(pixels))
     for start in range(0, len(order) - batch + 1, batch):
         index = np.sort(order[start : start + batch])
@@ -56,27 +58,44 @@ def loss_of(logits, labels, multi_label=False, smoothing=0.0, taught=None):
 def train(
     network, pixels, labels, *, epochs, batch=64, rate=4e-3, sizes=(224,), decay=0.05,
     multi_label=False, smoothing=0.0, bf16=False, teacher=None, checkpoint=None, seed=0, device="cpu", held_out=None,
+    statistics=IMAGENET,
 ):  # fmt: skip
     """Trains `network` in place and returns its curve.
 
     Args:
         network: maps (N, 3, H, W) normalised images to (N, C) logits.
-        pixels: (M, 3, H, W) uint8. labels: (M, C) bool, one True a row unless `multi_label`.
+        pixels: (M, 3, H, W) uint8, in memory or as `decode` maps them. labels: (M, C) bool, one True a row unless `multi_label`.
         epochs, batch, rate, decay: AdamW with one cosine down to zero and 100 warm-up steps.
         sizes: the side lengths in pixels that a batch may be resized to.
         smoothing: of the labels; it speeds learning up and keeps probabilities from 1.
-        bf16: convolutions in bfloat16, weights in float32: twice as fast on a GPU and on processors
-            with AVX512-BF16, slow on others.
+        bf16: mixed precision: layers compute in bfloat16, weights and optimiser stay in float32.
+            Twice as fast on a GPU of 2020 or later (Ampere) and on processors with AVX512-BF16 or
+            AMX; slower on other processors. A GPU without bfloat16 trains in float32 and says so.
         teacher: a network in eval mode to learn from as well, see `loss_of`.
         checkpoint: a file that is written after every epoch; if it is there, training goes on
-            from it.
+            from it, to the same weights.
         held_out: (pixels, labels) to measure after every epoch, at the largest of `sizes` up to
             their own.
+        statistics: mean and standard deviation of each colour that the network was trained with.
 
     Returns:
         a list of dicts, one an epoch: epoch, loss, seconds, and score (top-1 or mean average
         precision of `held_out`).
+
+    Raises:
+        ValueError: fewer pictures than a batch; or the checkpoint belongs to another training.
+        FloatingPointError: loss or gradient are no longer finite.
     """
+    if len(pixels) < batch:
+        raise ValueError(f"{len(pixels)} pictures do not fill a batch of {batch}")
+    if bf16 and not _has_bf16(device):
+        warnings.warn(f"{device} does not compute in bfloat16: training in float32", stacklevel=2)
+        bf16 = False
+    settings = {
+        "pictures": list(labels.shape), "epochs": epochs, "batch": batch, "rate": rate,
+        "sizes": list(sizes), "decay": decay, "multi_label": multi_label, "smoothing": smoothing,
+        "seed": seed,
+    }  # fmt: skip
     network.to(device, memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     steps = max(1, len(pixels) // batch) * epochs
@@ -88,6 +107,13 @@ def train(
     curve = []
     if checkpoint is not None and Path(checkpoint).exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
+        before = state.get("settings", {})
+        if changed := [k for k in settings if before.get(k, settings[k]) != settings[k]]:
+            raise ValueError(
+                f"{checkpoint} belongs to a training with other settings: "
+                + ", ".join(f"{k} {before[k]}, now {settings[k]}" for k in changed)
+                + "; name another checkpoint, or delete it to start anew"
+            )
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
@@ -97,34 +123,45 @@ def train(
         torch.manual_seed(seed * 1000 + epoch)  # dropout; an epoch is the same after a restart
         rng = np.random.default_rng([seed, epoch])
         bar = tqdm(
-            batches(pixels, labels, batch, sizes, rng, device),
+            batches(pixels, labels, batch, sizes, rng, device, statistics),
             f"epoch {epoch + 1}/{epochs}", total=len(pixels) // batch, leave=False,
         )  # fmt: skip
-        for images, target in bar:
+        for step, (images, target) in enumerate(bar, start=1):
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 logits = network(images)
+                if isinstance(logits, tuple):  # GoogLeNet and Inception add auxiliary ones
+                    logits = logits[0]
                 with torch.no_grad():
                     taught = None if teacher is None else teacher(images).float()
             loss = loss_of(logits.float(), target, multi_label, smoothing, taught)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            if not torch.isfinite(loss.detach() + norm):
+                kept = f"the state after epoch {epoch} is kept in {checkpoint}"
+                raise FloatingPointError(
+                    f"epoch {epoch + 1}, step {step}: loss {loss.item()}, norm of the gradient "
+                    f"{norm.item()}; "
+                    + (kept if checkpoint is not None and epoch else "nothing was saved yet")
+                    + ". A lower rate helps, or bf16=False"
+                )
             optimiser.step()
             schedule.step()
             total, seen = total + loss.detach() * len(images), seen + len(images)
         curve.append({"epoch": epoch + 1, "bf16": bf16, "loss": float(total) / seen})
         if held_out is not None:
             size = min(max(sizes), held_out[0].shape[-1])
-            logits = predict(network, held_out[0], size, device=device)
+            logits = predict(network, held_out[0], size, device=device, statistics=statistics)
             measure = mean_average_precision if multi_label else top_1
             curve[-1]["score"] = measure(logits, held_out[1])
             network.train()
+        told = (f"{k} {curve[-1][k]:.4f}" for k in ("loss", "score") if k in curve[-1])
+        print(f"epoch {epoch + 1}/{epochs}:", ", ".join(told), flush=True)
         curve[-1]["seconds"] = round(time.time() - start, 1)
-        print(json.dumps(curve[-1]), flush=True)
         if checkpoint is not None:
             state = {
                 "network": network.state_dict(), "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(), "curve": curve,
+                "schedule": schedule.state_dict(), "curve": curve, "settings": settings,
             }  # fmt: skip
             torch.save(state, f"{checkpoint}.new")
             Path(f"{checkpoint}.new").replace(checkpoint)
@@ -132,13 +169,19 @@ def train(
     return curve
 
 
+def _has_bf16(device):
+    """CUDA imitates bfloat16 on older GPUs, slowly and without convolutions in it."""
+    if torch.device(device).type != "cuda":
+        return True
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @torch.inference_mode()
-def predict(network, pixels, size=224, batch=16, device="cpu"):
+def predict(network, pixels, size=224, batch=16, device="cpu", statistics=IMAGENET):
     """Logits (M, C) as a numpy array, of uint8 pixels (M, 3, H, W) resized to `size`, the network
     in eval mode."""
     network.eval()
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in statistics)
     out = []
     for start in range(0, len(pixels), batch):
         images = torch.from_numpy(pixels[start : start + batch]).to(device).float() / 255
@@ -153,15 +196,64 @@ def top_1(logits, labels):
     return float((logits.argmax(1) == labels.argmax(1)).mean())
 
 
+def average_precisions(logits, labels):
+    """Area under each class's precision-recall steps, (C,); NaN for a class that does not occur."""
+    precisions = np.full(labels.shape[1], np.nan)
+    for c in np.flatnonzero(labels.any(0)):
+        hits = labels[np.argsort(-logits[:, c], kind="stable"), c]
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        precisions[c] = precision[hits].mean()
+    return precisions
+
+
 def mean_average_precision(logits, labels):
-    """Area under each class's precision-recall steps, averaged over the classes that occur."""
-    precisions = []
-    for scores, truth in zip(logits.T, labels.T, strict=True):
-        if truth.any():
-            hits = truth[np.argsort(-scores, kind="stable")]
-            precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-            precisions.append(precision[hits].mean())
-    return float(np.mean(precisions))
+    """Mean of `average_precisions` over the classes that occur."""
+    return float(np.nanmean(average_precisions(logits, labels)))
+
+
+def mean_average_precision_interval(logits, labels, seed=0, n=1000):
+    """Mean average precision and its 95 % percentile bootstrap interval over pictures: (mean, low,
+    high). A resample's mean is over the classes that occur in it."""
+    orders = [np.argsort(-scores, kind="stable") for scores in logits.T]
+    generator, means = np.random.default_rng(seed), []
+    for _ in range(n):
+        times = np.bincount(generator.integers(len(labels), size=len(labels)), minlength=len(labels))
+        precisions = []
+        for c, order in enumerate(orders):  # sorted once: a resample only repeats pictures
+            drawn, hits = times[order], times[order] * labels[order, c]
+            if hits.any():
+                precision = np.cumsum(hits) / np.maximum(1, np.cumsum(drawn))
+                precisions.append(np.average(precision, weights=hits))
+        means.append(np.mean(precisions))
+    return mean_average_precision(logits, labels), *map(float, np.quantile(means, [0.025, 0.975]))
+
+
+def new_head(name, categories, weights=None, seed=0):
+    """A multi-label classifier to fine-tune: `load_classifier(name, weights)` with a new last layer,
+    one output for each of `categories`, in the places of its own outputs.
+
+    It is the network that `load_classifier(name, file)` makes for a file saved from it. A network
+    that has just these categories keeps its last layer, for it knows them. `seed` draws the new one.
+
+    Returns:
+        a Classifier with activation "sigmoid", on the CPU, its parameters free to be trained.
+    """
+    source = load_classifier(name, weights, device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = models._build(name, None, classes=len(categories))
+    state = network.state_dict()
+    head = list(state)[-1].rpartition(".")[0]  # where load_classifier looks for it, too
+    keep_head = list(source.categories or ()) == list(categories)
+    for key, value in source.network.state_dict().items():
+        belongs = key in state and state[key].shape == value.shape  # auxiliary heads may not fit
+        if belongs and (keep_head or not key.startswith(f"{head}.")):
+            state[key] = value
+    network.load_state_dict(state)
+    return Classifier(
+        network.to(memory_format=torch.channels_last), layer=source.layer, name=name, categories=list(categories), mean=source.mean,
+        std=source.std, activation="sigmoid",
+    )  # fmt: skip
 
 
 def fold_batch_norm(network):
