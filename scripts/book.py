@@ -118,7 +118,8 @@ def code_fingerprint(notebook, parameters):
     """Hash of everything that a notebook's outputs depend on, but for real datasets."""
     parts = [path for path in (ROOT / "data").iterdir() if path.name != "downloads"]
     data = (p for part in parts for p in [part, *part.rglob("*")] if p.suffix != ".md")
-    named = (ROOT / value for value in parameters.values() if isinstance(value, str))  # weights
+    read = [v for name, v in parameters.items() if isinstance(v, str) and name != "out"]
+    named = (ROOT / value for value in read)  # weights, lists of pictures; other texts name no file
     paths = {ROOT / "requirements.lock", *(ROOT / "thesis_lib").rglob("*.py"), *data, *named}
     return fingerprint(paths, json.dumps([cell.source for cell in code_cells(notebook)]))
 

@@ -115,6 +115,43 @@ def test_other_parameters_and_failures(project):
     assert nbformat.read(project / "work/notebooks/toy.ipynb", as_version=4) == other
 
 
+def test_what_the_embedded_book_has_executed_is_taken_from_there(project):
+    book.execute({}, project / "_build/embedded")
+    first = nbformat.read(project / "_build/embedded/notebooks/toy.ipynb", as_version=4)
+    assert executed(project) == first
+    assert executed(project, {"n": 1}) != first
+    (project / "thesis_lib/kernels.py").write_text("x = 2")
+    assert executed(project).cells[2].outputs != first.cells[2].outputs
+
+
+def test_what_a_notebook_depends_on(project):
+    notebook = book.read(project / "notebooks/toy.ipynb")
+    for folder in ("data/downloads", "data/subsets", "runs"):
+        (project / folder).mkdir()
+
+    def fingerprint(**parameters):
+        return book.code_fingerprint(notebook, parameters)
+
+    before = fingerprint(), fingerprint(weights="runs/w.pt")
+    for large in ("data/downloads/picture.jpg", "runs/w.pt"):
+        (project / large).write_text("a real dataset, or the rows and weights of a night")
+        assert fingerprint() == before[0]
+    assert fingerprint(weights="runs/w.pt") != before[1]
+    (project / "data/subsets/few.csv").write_text("id")
+    assert fingerprint() != before[0]
+
+
+def test_only_a_run_with_parameters_of_its_own_shows_its_progress(project, capfd):
+    rewrite(project, "import sys, time", "import os, sys, time")
+    rewrite(project, "tqdm.auto", "tqdm")
+    rewrite(project, "tqdm(range(n))", "tqdm(range(n), disable=bool(os.environ['TQDM_DISABLE']))")
+    first = executed(project)
+    assert not [o for o in first.cells[2].outputs if o.get("name") == "stderr"]
+    assert "3/3" not in capfd.readouterr().err
+    executed(project, {"n": 1})
+    assert "1/1" in capfd.readouterr().err
+
+
 # Rendering
 
 

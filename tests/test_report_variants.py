@@ -88,3 +88,30 @@ def test_forest_marks_clear_differences():
     assert True in filled
     assert axis.get_legend_handles_labels()[1] == ["enhanced", "SESS"]
     plt.close(figure)
+
+
+def test_verdicts_say_what_is_clear_and_which_way():
+    index = pd.MultiIndex.from_product(
+        [["a"], ["one", "two", "three"], ["bare", "enhanced", "SESS"]],
+        names=["value", "method", "variant"],
+    )
+    gain = [np.nan, 2, -2, np.nan, -2, 0.1, np.nan, 0.1, 2]
+    table = pd.DataFrame({"difference": gain, "p": 0.01}, index=index)
+    table["difference_low"], table["difference_high"] = table["difference"] - 1, table["difference"] + 1  # fmt: skip
+    lines = report.verdicts({"net": table}, "a", name=str.title).splitlines()
+    assert lines == [
+        "- net, enhanced: clearly better for One; clearly worse for Two; open for Three.",
+        "- net, SESS: clearly better for Three; clearly worse for One; open for Two.",
+    ]
+    assert "better for Two; clearly worse for One" in report.verdicts(
+        {"net": table}, "a", -1, name=str.title
+    )
+
+
+def test_intervals_run_from_the_top_down_on_a_shared_axis_too():
+    table = pd.DataFrame({"mean": [0.5, 0.6], "low": 0.4, "high": 0.7}, index=["one", "two"])
+    figure, axes = plt.subplots(1, 2, sharey=True)
+    for axis in axes:
+        plots.intervals(axis, table)
+    assert axes[0].yaxis_inverted() and axes[1].yaxis_inverted()
+    plt.close(figure)

@@ -101,6 +101,17 @@ def test_configurations_name_parameters_that_exist(path):
     book.read_config(path)
 
 
+def test_configurations_of_full_runs_are_flat():
+    """papermill reads them as they stand, and rows of a night are not where `make clean` cleans."""
+    full = [path for path in CONFIGS if path.stem.startswith("full-")]
+    assert full
+    for path in full:
+        parameters = yaml.safe_load(path.read_text("utf-8"))
+        assert (ROOT / f"notebooks/{parameters['notebook']}.ipynb").exists(), path.stem
+        assert f"-f configs/{path.name}" in path.read_text("utf-8")
+        assert Path(parameters["out"]).parts[0] == "runs", path.stem
+
+
 def test_embedded_configuration_holds_the_defaults():
     """So that the committed notebooks are what `make book` executes, without an injected cell."""
     import book
@@ -167,7 +178,7 @@ def test_configuration_with_a_wrong_name_or_type_is_refused(tmp_path, monkeypatc
                 "cell_type": "code",
                 "id": "p",
                 "metadata": {"tags": ["parameters"]},
-                "source": "n: int = 3  # how many",
+                "source": "n: int = 3  # how many\nnotebook: str = 'toy'  # which",
                 "outputs": [],
                 "execution_count": None,
             }
@@ -183,6 +194,10 @@ def test_configuration_with_a_wrong_name_or_type_is_refused(tmp_path, monkeypatc
     for text, message in [
         ("toy: {m: 4}", "no parameter 'm'"),
         ("toy: {n: many}", "type int"),
+        ("toy: {n: true}", "type int"),
+        ("toy: 4", "compare configs/embedded.yaml"),
+        ("{notebook: toy, m: 4}", "no parameter 'm'"),
+        ("{notebook: tay, n: 4}", "no notebook tay"),
         ("tay: {n: 4}", "no notebook tay"),
     ]:
         config.write_text(text)
@@ -190,6 +205,8 @@ def test_configuration_with_a_wrong_name_or_type_is_refused(tmp_path, monkeypatc
             book.read_config(config)
     config.write_text("toy: {n: 4}")
     assert book.read_config(config) == {"toy": {"n": 4}}
+    config.write_text("{notebook: toy, n: 4}")
+    assert book.read_config(config) == {"toy": {"notebook": "toy", "n": 4}}
     prepared = book.prepare(tmp_path / "notebooks/toy.ipynb", {"n": 4})
     assert [cell.id for cell in prepared.cells] == ["p", "injected-parameters"]
     assert len(book.prepare(tmp_path / "notebooks/toy.ipynb", {"n": 3}).cells) == 1

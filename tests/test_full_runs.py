@@ -1,0 +1,75 @@
+"""The configurations for the real datasets, run as they stand on tiny ones in the same layouts.
+
+Only what size demands is changed: a list of few pictures, a small network, a coarser step.
+"""
+
+import json
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import trees
+import yaml
+
+from thesis_lib.data import subsets
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(config, ids, **smaller): the manifest of the run, and the text of the executed page."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as all tests
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+    def execute(config, ids, **smaller):
+        parameters = yaml.safe_load((ROOT / "configs" / config).read_text("utf-8"))
+        assert Path(parameters["out"]) == Path("runs") and parameters["progress"]
+        subsets.write(tmp_path / "few.csv", "Tiny", ids, len(ids), 0)
+        places = {name: str(tmp_path / name) for name in ("data_root", "out")}
+        parameters |= places | {"subset": str(tmp_path / "few.csv"), "device": "cpu"}
+        parameters |= {"progress": False} | smaller  # the estimate of the time would take the longest
+        page = papermill.execute_notebook(
+            ROOT / f"notebooks/{parameters['notebook']}.ipynb", tmp_path / "page.ipynb", parameters,
+            kernel_name="python3", progress_bar=False, cwd=tmp_path,
+        )  # fmt: skip
+        manifests = [json.loads(p.read_text()) for p in tmp_path.glob("out/*/manifest.json")]
+        return manifests, text_of(page)
+
+    return execute
+
+
+def text_of(page):
+    """All that a page displays."""
+    outputs = [output for cell in page.cells for output in cell.get("outputs", [])]
+    data = [output.get("data", {}) for output in outputs]
+    texts = [d.get("text/markdown", d.get("text/html", d.get("text/plain", ""))) for d in data]
+    return "\n".join([*texts, *(output.get("text", "") for output in outputs)])
+
+
+def test_table_3_2_on_ilsvrc2012(run, tmp_path):
+    tree = trees.imagenet(tmp_path / "data_root", pictures=2, flat=True)
+    bad, good = list(tree.skipped)[0], list(tree.classes)[1:4]
+    (manifest,), text = run(
+        "full-imagenet.yaml", [bad, *good], network="vgg19_glyphs", step=8 * 448, shown=[0]
+    )
+    assert [name for name, _ in manifest["skipped"]] == [bad]
+    assert manifest["settings"]["dataset"]["pictures"] == 4
+    assert "3 pictures, 21 rows. 1 more could not be measured" in text
+    assert "here (imagenet, vgg19_glyphs)" in text and "synthetic" not in text
+
+
+@pytest.mark.parametrize("config", ["full-voc.yaml", "full-coco.yaml"])
+def test_table_3_3(run, tmp_path, config):
+    tree = {"full-voc.yaml": trees.voc, "full-coco.yaml": trees.coco}[config](
+        tmp_path / "data_root", pictures=2
+    )
+    bad, (thin, _) = list(tree.skipped)[0], tree.empty[0]
+    ids = [bad, tree.unlabelled[0], thin, *list(tree.classes)[:1]]
+    manifests, text = run(config, ids, network="vgg19_glyphs_scenes", weights="")
+    assert len(manifests) == 2  # the table and the gate
+    for manifest in manifests:
+        assert [name for name, _ in manifest["skipped"]] == [bad, tree.unlabelled[0], thin]
+        assert manifest["rows"] == 3 * len(manifest["settings"]["methods"])
+    assert "2 scenes make 3 rounds" in text and "synthetic" not in text
