@@ -73,7 +73,7 @@ def test_a_checkpoint_of_another_training_is_refused(pictures, tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_spares_the_checkpoint(pictures, tmp_path):
     class Poisoned(nn.Module):
-        """Gives NaN from its sixth picture batch on."""
+        """Gives NaN from its sixth batch on."""
 
         def __init__(self):
             super().__init__()
@@ -84,7 +84,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_spares_the_checkpoint(p
             return self.network(images) * (float("nan") if self.seen > 5 else 1)
 
     network = Poisoned()
-    with pytest.raises(FloatingPointError, match="epoch 3, step 2: loss nan.*after epoch 2 is kept"):
+    with pytest.raises(FloatingPointError, match="epoch 3, step 2: loss nan.*epoch 2 is kept"):
         training.train(
             network, *pictures, epochs=4, batch=20, sizes=(32,), checkpoint=tmp_path / "c"
         )
@@ -127,7 +127,7 @@ def test_a_new_head_fits_the_network_and_comes_back_from_a_file(name, tmp_path):
     own, head = network.state_dict(), FAMILIES[name]
     assert len(own[f"{head}.weight"]) == 3 and classifier.activation == "sigmoid"
     assert all(p.requires_grad for p in network.parameters())
-    for key, value in old.state_dict().items():  # GoogLeNet's auxiliary heads have 1000 outputs, too
+    for key, value in old.state_dict().items():  # GoogLeNet has auxiliary heads, too
         if not key.startswith((f"{head}.", "aux1.fc2.", "aux2.fc2.")):
             assert torch.equal(own[key], value), key
     file = tmp_path / "tuned.safetensors"
@@ -158,11 +158,13 @@ def test_a_head_that_knows_these_categories_is_kept():
 
 def test_pictures_are_normalised_as_the_network_wants_it(pictures):
     statistics = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-    classifier = tl.Classifier(nn.Sequential(nn.Conv2d(3, 1, 1)), mean=statistics[0], std=statistics[1])
+    mean, std = statistics
+    classifier = tl.Classifier(nn.Sequential(nn.Conv2d(3, 1, 1)), mean=mean, std=std)
     pixels, labels = pictures
     expected = classifier.normalise(torch.from_numpy(pixels[:4]).float() / 255)
+    data = (pixels[:4], labels[:4], 4, (56,), Unmirrored())
     for found in (
-        next(training.batches(pixels[:4], labels[:4], 4, (56,), Unmirrored(), statistics=statistics))[0],
+        next(training.batches(*data, statistics=statistics))[0],
         torch.from_numpy(training.predict(nn.Identity(), pixels[:4], 56, statistics=statistics)),
     ):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

@@ -82,8 +82,8 @@ def _write(dataset, ids, folder, size):
     needed, free = np.prod(shape, dtype=np.int64), shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"{folder} has {free / 1e9:.1f} GB of free space, and {len(ids):,} pictures of {size} x "
-            f"{size} pixels need {needed / 1e9:.1f} GB: make room, or decode at a smaller size"
+            f"{folder} has {free / 1e9:.1f} GB of free space, and {len(ids):,} pictures of "
+            f"{size} x {size} pixels need {needed / 1e9:.1f} GB: make room, or decode at a smaller size"
         )
     labels, skipped = [], {}
     # Written as a stream, not through a memory map: that would end the process on a full disk.
@@ -101,7 +101,8 @@ def _write(dataset, ids, folder, size):
                     bar.update()
         if not labels:
             raise ValueError(
-                f"none of {len(ids):,} pictures can be used; the first: {next(iter(skipped.items()))}"
+                f"none of {len(ids):,} pictures can be used; "
+                f"the first: {next(iter(skipped.items()), 'there is none')}"
             )
         file.seek(0)
         _write_header(file, (len(labels), *shape[1:]))

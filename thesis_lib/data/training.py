@@ -64,7 +64,8 @@ def train(
 
     Args:
         network: maps (N, 3, H, W) normalised images to (N, C) logits.
-        pixels: (M, 3, H, W) uint8, in memory or as `decode` maps them. labels: (M, C) bool, one True a row unless `multi_label`.
+        pixels: (M, 3, H, W) uint8, in memory or as `decode` maps them. labels: (M, C) bool, one
+            True a row unless `multi_label`.
         epochs, batch, rate, decay: AdamW with one cosine down to zero and 100 warm-up steps.
         sizes: the side lengths in pixels that a batch may be resized to.
         smoothing: of the labels; it speeds learning up and keeps probabilities from 1.
@@ -217,23 +218,24 @@ def mean_average_precision_interval(logits, labels, seed=0, n=1000):
     orders = [np.argsort(-scores, kind="stable") for scores in logits.T]
     generator, means = np.random.default_rng(seed), []
     for _ in range(n):
-        times = np.bincount(generator.integers(len(labels), size=len(labels)), minlength=len(labels))
+        drawn = generator.integers(len(labels), size=len(labels))
+        times = np.bincount(drawn, minlength=len(labels))
         precisions = []
         for c, order in enumerate(orders):  # sorted once: a resample only repeats pictures
-            drawn, hits = times[order], times[order] * labels[order, c]
+            ranked, hits = times[order], times[order] * labels[order, c]
             if hits.any():
-                precision = np.cumsum(hits) / np.maximum(1, np.cumsum(drawn))
+                precision = np.cumsum(hits) / np.maximum(1, np.cumsum(ranked))
                 precisions.append(np.average(precision, weights=hits))
         means.append(np.mean(precisions))
     return mean_average_precision(logits, labels), *map(float, np.quantile(means, [0.025, 0.975]))
 
 
 def new_head(name, categories, weights=None, seed=0):
-    """A multi-label classifier to fine-tune: `load_classifier(name, weights)` with a new last layer,
-    one output for each of `categories`, in the places of its own outputs.
+    """A multi-label classifier to fine-tune: `load_classifier(name, weights)` with a new last
+    layer, one output for each of `categories`, drawn with `seed`.
 
-    It is the network that `load_classifier(name, file)` makes for a file saved from it. A network
-    that has just these categories keeps its last layer, for it knows them. `seed` draws the new one.
+    It is the network that `load_classifier(name, file)` makes of a file saved from it. A network
+    that has just these categories keeps its last layer, for it knows them.
 
     Returns:
         a Classifier with activation "sigmoid", on the CPU, its parameters free to be trained.
@@ -251,8 +253,8 @@ def new_head(name, categories, weights=None, seed=0):
             state[key] = value
     network.load_state_dict(state)
     return Classifier(
-        network.to(memory_format=torch.channels_last), layer=source.layer, name=name, categories=list(categories), mean=source.mean,
-        std=source.std, activation="sigmoid",
+        network.to(memory_format=torch.channels_last), layer=source.layer, name=name,
+        categories=list(categories), mean=source.mean, std=source.std, activation="sigmoid",
     )  # fmt: skip
 
 
