@@ -113,8 +113,8 @@ def test_fewer_pictures_than_a_batch_are_refused(pictures):
 
 FAMILIES = {
     "vgg19_glyphs": "classifier.6", "vit_glyphs": "heads.head", "resnet18": "fc",
-    "squeezenet1_1": "classifier.1", "densenet121": "classifier", "convnext_tiny": "classifier.2",
-    "mobilenet_v3_small": "classifier.3", "googlenet": "fc",
+    "squeezenet1_1": "classifier.1", "densenet121": "classifier", "googlenet": "fc",
+    "mobilenet_v3_small": "classifier.3", "timm/resnet18": "fc", "timm/vit_tiny_patch16_224": "head",
 }  # fmt: skip
 
 

@@ -193,8 +193,8 @@ def weights():
     file = VGG19_Weights.DEFAULT.url.rsplit("/", 1)[-1]
     step = f'load_classifier("vgg19") once with a network connection, or copy {file} to {folder}'
     yield (folder / file).is_file(), f"torchvision's VGG19 for ImageNet, {folder / file}", step
-    for name in ("vgg19_voc2007", "vgg19_coco2014"):
-        step = "fine-tune VGG19 to it: python -m thesis_lib.data.training -h"
+    for name, config in (("vgg19_voc2007", "voc"), ("vgg19_coco2014", "coco")):
+        step = f"papermill notebooks/A_2_finetuning.ipynb out.ipynb -f configs/full-{config}-finetune.yaml"
         yield *_safetensors(REPOSITORY / f"runs/{name}.safetensors"), step
 
 

@@ -122,7 +122,7 @@ def _check_name(name):
         raise ValueError(f"no network is called {name!r}; {hint}")
 
 
-def _build(name, pretrained=False, classes=None):
+def build(name, pretrained=False, classes=None):
     """The bare network, with `classes` outputs if given."""
     options = {} if classes is None else {"num_classes": classes}
     missing = FileNotFoundError(
@@ -147,7 +147,7 @@ def _build(name, pretrained=False, classes=None):
         raise missing from error
 
 
-def _head(name, network):
+def head_of(name, network):
     """The key in the state dict of a parameter that has one row for each class."""
     if name.startswith("timm/"):
         layers = network.pretrained_cfg["classifier"]
@@ -185,21 +185,21 @@ def load_classifier(name, weights=None, layer=None, device=None):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if weights is None or weights == "random":
-            network = _build(name, pretrained=weights is None)
+            network = build(name, pretrained=weights is None)
         else:
             path = Path(weights).expanduser()
             if not path.exists() and (REPOSITORY / path).exists():
                 path = REPOSITORY / path
             state, facts = read_weights(path)
-            network = _build(name)
-            head = _head(name, network)
+            network = build(name)
+            head = head_of(name, network)
             if head in state and len(state[head]) != len(network.state_dict().get(head, ())):
-                network = _build(name, classes=len(state[head]))
+                network = build(name, classes=len(state[head]))
             try:
                 network.load_state_dict(state)
             except RuntimeError as error:
                 raise ValueError(f"{weights} does not fit {name}: {error}") from error
-    classes = len(network.state_dict().get(_head(name, network), ()))
+    classes = len(network.state_dict().get(head_of(name, network), ()))
     if not classes:  # timm has networks that are made to be trained on
         raise ValueError(f"{name} has features and no classes: give a file of weights that has")
     categories = json.loads(facts["categories"]) if "categories" in facts else None

@@ -243,9 +243,9 @@ def new_head(name, categories, weights=None, seed=0):
     source = load_classifier(name, weights, device="cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = models._build(name, None, classes=len(categories))
+        network = models.build(name, classes=len(categories))
     state = network.state_dict()
-    head = list(state)[-1].rpartition(".")[0]  # where load_classifier looks for it, too
+    head = models.head_of(name, network).rpartition(".")[0]
     keep_head = list(source.categories or ()) == list(categories)
     for key, value in source.network.state_dict().items():
         belongs = key in state and state[key].shape == value.shape  # auxiliary heads may not fit
