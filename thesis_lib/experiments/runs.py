@@ -105,7 +105,7 @@ def evaluate(
     missing = job.missing()
     if not missing and shards.is_finished(run):
         return load_rows(run)
-    settings["dataset"]["name"] = type(dataset).__name__
+    settings["dataset"]["name"] = type(getattr(dataset, "dataset", dataset)).__name__  # not "Subset"
     shards.begin(run, settings, ids, getattr(dataset, "seed", None))
     if progress:
         _say(job, missing, estimate=engine == "local")
