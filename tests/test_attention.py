@@ -144,6 +144,15 @@ def test_a_vit_that_pools_its_tokens_is_refused(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("spoilt", [0, 1])
+def test_images_that_are_not_finite_are_refused(name, spoilt):
+    x = pictures(2)
+    x[spoilt, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        tl.METHODS[name](classifier(), x, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_any_state_of_the_network_gives_the_same_maps_and_is_kept(name):
     clf, x = classifier(), pictures(2)
     expected = tl.METHODS[name](clf, x)
