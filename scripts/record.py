@@ -25,9 +25,9 @@ SEVEN = [
 ]  # fmt: skip
 
 
-def insertion_deletion(classifier, data, out, few):
-    """Curves for each photograph and method, cheap methods first. Score-CAM in windows, which is
-    ten times 500 passes a photograph, on the first `few` only."""
+def insertion_deletion(classifier, data, out, some, few):
+    """Curves for each photograph and method, cheap methods first. In windows CAMERAS and MSG-CAM,
+    ten times eight sizes, on the first `some`, and Score-CAM, ten times 500 masks, on `few`."""
 
     def windows(*names):
         return {f"{name} enhanced": tl.enhance(name) for name in names}
@@ -35,7 +35,7 @@ def insertion_deletion(classifier, data, out, few):
     plan = [
         ({name: tl.METHODS[name] for name in SEVEN}, None),
         (windows("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "group_cam"), None),
-        (windows("cameras", "msg_cam"), None),
+        (windows("cameras", "msg_cam"), some),
         (windows("score_cam"), few),
     ]
     parts = [
@@ -83,7 +83,8 @@ if __name__ == "__main__":
     parser.add_argument("network", help="a name that load_classifier knows")
     parser.add_argument("weights", help="path of its weights")
     parser.add_argument("photographs", help="folder of pictures")
-    parser.add_argument("--few", type=int, default=12, help="pictures for Score-CAM in windows")
+    parser.add_argument("--some", type=int, default=48, help="pictures for CAMERAS, MSG-CAM in windows")
+    parser.add_argument("--few", type=int, default=8, help="pictures for Score-CAM in windows")
     parser.add_argument("--only", choices=["insertion_deletion", "sanity"])
     arguments = parser.parse_args()
     classifier = tl.load_classifier(arguments.network, arguments.weights)
@@ -91,6 +92,6 @@ if __name__ == "__main__":
     out = ROOT / "data/results" / arguments.network
     out.mkdir(parents=True, exist_ok=True)
     if arguments.only != "sanity":
-        insertion_deletion(classifier, data, out, arguments.few)
+        insertion_deletion(classifier, data, out, arguments.some, arguments.few)
     if arguments.only != "insertion_deletion":
         sanity(classifier, data, out)
