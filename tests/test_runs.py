@@ -378,5 +378,7 @@ def test_bad_input(tmp_path):
         run(tmp_path, metrics=())
     with pytest.raises(ValueError, match="engine"):
         run(tmp_path, engine="ray")
+    with pytest.raises(ValueError, match="is on cpu, not on cuda: load it there"):
+        run(tmp_path, device="cuda")
     with pytest.raises(ValueError, match="maps must be"):
         run(tmp_path, methods={"small": lambda clf, images, classes: images[:, 0, ::2]})

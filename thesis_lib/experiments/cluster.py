@@ -16,11 +16,13 @@ from thesis_lib.experiments import shards
 from thesis_lib.experiments.runs import compute
 
 try:
+    import cloudpickle
     from distributed import Client, LocalCluster, as_completed
 except ImportError as error:
     raise ImportError('engine="dask" needs the extra: pip install -e ".[cluster]"') from error
 
 _one_at_a_time = threading.Lock()  # a network that is being explained has hooks: one chunk a process
+_loaded = (None, None)  # in a worker: the label of the last call, and its job
 
 
 def compute_all(job, starts, scheduler, device):
@@ -30,10 +32,11 @@ def compute_all(job, starts, scheduler, device):
     remote = dataclasses.replace(job, classifier=classifier)
     with contextlib.ExitStack() as stack:
         client = _client(scheduler, stack)
-        (sent,) = client.scatter([remote], broadcast=True, hash=False)
+        # As bytes, which workers may pass on as often as they like without making a network of them.
+        (sent,) = client.scatter([cloudpickle.dumps(remote)], broadcast=True, hash=False)
         label = uuid.uuid4().hex  # else Dask takes the results of an earlier call
         futures = [
-            client.submit(_compute, sent, start, device.type, key=f"chunk-{start:06d}-{label}")
+            client.submit(_compute, sent, label, start, device.type, key=f"chunk-{start:06d}-{label}")
             for start in starts
         ]
         stack.callback(client.cancel, futures)
@@ -50,13 +53,16 @@ def _client(scheduler, stack):
     return stack.enter_context(Client(scheduler))
 
 
-def _compute(job, start, device):
+def _compute(sent, label, start, device):
     """What a worker does."""
-    if not job.run.is_dir():
-        raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
-    if shards.code() != job.code:
-        raise RuntimeError("the workers have another version of thesis_lib than the caller")
+    global _loaded
     with _one_at_a_time:
-        # In place, so that it happens once: the job stays in the worker's memory.
-        job.classifier.network.to(torch.device(device))
-        return compute(job, start)
+        if _loaded[0] != label:
+            job = cloudpickle.loads(sent)
+            if not job.run.is_dir():
+                raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
+            if shards.code() != job.code:
+                raise RuntimeError("the workers have another version of thesis_lib than the caller")
+            job.classifier.network.to(torch.device(device))
+            _loaded = label, job
+        return compute(_loaded[1], start)

@@ -86,6 +86,8 @@ def evaluate(
     if not isinstance(methods, dict):
         methods = {name: METHODS[name] for name in methods}
     device = torch.device(device or classifier.device)
+    if engine == "local" and device.type != classifier.device.type:
+        raise ValueError(f"the classifier is on {classifier.device}, not on {device}: load it there")
     ids = list(dataset.ids)[:limit]
     settings = {
         "dataset": {"pictures": len(ids), "sha256": shards.fingerprint(dataset, ids)},
