@@ -158,7 +158,8 @@ def _trace(clf, images, classes):
             raise ValueError("the network's logits are not finite: check the images and weights")
         classes = resolve_classes(classes, logits.detach())
     # What is not a plain ViT shows here, whatever it is called.
-    if not torch.allclose(logits[:1], expected[:1], rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
+    ours, theirs = logits[:1], expected[:1]
+    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
         raise ValueError(
             f"{type(network).__name__} is not a plain ViT that reads its class from the first "
             "token: its attention cannot be explained here"
@@ -215,7 +216,7 @@ def attention_relevance(trace):
 
 def _share(relevance, total):
     """relevance / total, 0 where there is nothing to share; the offset is the official one."""
-    return torch.div(relevance, total + 1e-9).masked_fill_(total == 0, 0)
+    return (relevance / (total + 1e-9)).masked_fill_(total == 0, 0)
 
 
 def _linear(relevance, x, weight):

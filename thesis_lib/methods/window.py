@@ -83,7 +83,7 @@ def sess(method, sizes=None, prefilter=0.0, **settings):
     are positive, and blurred (11 x 11, sigma 5), as in the official code.
 
     method: a key of `METHODS` or a method; settings: its own, except CAMERAS's and MSG-CAM's
-        `sizes`, a name that SESS takes: `functools.partial(tl.METHODS["msg_cam"], sizes=[224, 324])`.
+        `sizes`, as SESS has its own: `functools.partial(tl.METHODS["msg_cam"], sizes=[224, 324])`.
     sizes: lengths of the shorter side, none below the image's; None: its own and 64, 128, ..., 704
         pixels more, which cuts a square image of 224 pixels into 122 windows.
     prefilter: the share of windows, the least probable ones, that are not explained.
