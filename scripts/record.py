@@ -49,7 +49,7 @@ def insertion_deletion(classifier, data, out, some, few):
     (out / "insertion_deletion.json").write_text(text, "utf-8")
 
 
-def sanity(classifier, data, out, pictures=8, every=8, seed=0):
+def sanity(classifier, data, out, pictures=6, every=12, seed=0):
     """Similarity of the first pictures' maps to those of the network with random convolutions."""
     images = classifier.normalise(torch.stack([data[i].pixels for i in range(pictures)]))
     classes = classifier.predict(images)
@@ -83,8 +83,8 @@ if __name__ == "__main__":
     parser.add_argument("network", help="a name that load_classifier knows")
     parser.add_argument("weights", help="path of its weights")
     parser.add_argument("photographs", help="folder of pictures")
-    parser.add_argument("--some", type=int, default=48, help="pictures for CAMERAS, MSG-CAM in windows")
-    parser.add_argument("--few", type=int, default=8, help="pictures for Score-CAM in windows")
+    parser.add_argument("--some", type=int, default=24, help="pictures for CAMERAS, MSG-CAM in windows")
+    parser.add_argument("--few", type=int, default=4, help="pictures for Score-CAM in windows")
     parser.add_argument("--only", choices=["insertion_deletion", "sanity"])
     arguments = parser.parse_args()
     classifier = tl.load_classifier(arguments.network, arguments.weights)
