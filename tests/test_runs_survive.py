@@ -25,7 +25,7 @@ from thesis_lib.experiments.runs import evaluate, load_rows
 PICTURES = 80
 # Forked from a process that has imported all that is slow and computed nothing: fast, and safe.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["thesis_lib", "pytest"])
+processes.set_forkserver_preload(["thesis_lib.experiments", "pytest"])
 
 
 class Slow(Pictures):
