@@ -25,9 +25,9 @@ book: .venv/.installed  ## execute what changed, render the pages (CONFIG=config
 
 test: .venv/.installed  ## unit tests, notebook lint, then every notebook against its stored outputs
 	@echo "unit tests, notebook lint, pages"
-	@$(PY) -m pytest tests
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile
 	@echo "executing the notebooks against their stored outputs"
-	@# Two at a time, a thread each: on two cores faster than one at a time with two threads. Long ones first.
+	@# Two at a time, a thread each, as above: on two cores faster than one at a time. Long ones first.
 	@echo notebooks/0?_[36]*.ipynb notebooks/0?_[!36]*.ipynb notebooks/A*.ipynb | IPYTHONDIR="$(CURDIR)/_build/ipython" OMP_NUM_THREADS=1 xargs -n 1 -P 2 \
 	    $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider -q

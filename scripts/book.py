@@ -25,7 +25,9 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Lock
 
 import nbformat
 import papermill
@@ -102,6 +104,11 @@ def is_injected(cell):
     return "injected-parameters" in cell.metadata.get("tags", [])
 
 
+def is_long(notebook):
+    """Whether it runs with parameters of its own: perhaps for a night, not a minute."""
+    return any(map(is_injected, notebook.cells))
+
+
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
@@ -165,34 +172,62 @@ def use_own_profile():
 
 
 def execute(config, work, names=None):
-    """Execute the notebooks that changed into `work/notebooks`."""
+    """Execute the notebooks that changed into `work/notebooks`, two at a time."""
     use_own_profile()
     paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
     if names:
         paths = [p for p in paths if p.stem in names]
     done, shared = read_log(work), ROOT / "_build" / "embedded"
+    long = False
+
+    lock = Lock()
+
+    def keep(notebook, path, facts):
+        with lock:
+            write(notebook, work / "notebooks" / path.name)
+            done[path.stem] = facts
+            (work / "executed.json").write_text(json.dumps(done, indent=1), "utf-8")
+
+    waiting = []
     for i, path in enumerate(paths, start=1):
         parameters = config.get(path.stem) or {}
-        notebook, target = prepare(path, parameters), work / "notebooks" / path.name
-        before, now = done.get(path.stem, {}), code_fingerprint(notebook, parameters)
+        notebook = prepare(path, parameters)
+        now = code_fingerprint(notebook, parameters)
         label = f"[{i}/{len(paths)}] {path.stem}:"
         for folder, log in ((work, done), (shared, read_log(shared))):
             stored = folder / "notebooks" / path.name
             if log.get(path.stem, {}).get("fingerprint") == now and stored.exists():
                 print(f"{label} code and data unchanged, not executed again", flush=True)
                 give_outputs(notebook, nbformat.read(stored, as_version=4))
-                done[path.stem] = log[path.stem]
+                keep(notebook, path, log[path.stem])
                 break
         else:
-            last = f" (it took {before['seconds']} s last time)" if before else ""
-            print(f"{label} executing{last}", flush=True)
-            start = time.monotonic()
-            give_outputs(notebook, run(notebook, path, work / "partial" / path.name))
-            seconds = round(time.monotonic() - start)
-            print(f"{label} done in {seconds} s", flush=True)
-            done[path.stem] = {"fingerprint": now, "seconds": seconds}
-        write(notebook, target)
-        (work / "executed.json").write_text(json.dumps(done, indent=1), "utf-8")
+            before = done.get(path.stem, {}).get("seconds", 0)
+            waiting.append((before, label, notebook, path, now))
+            long |= is_long(notebook)
+
+    def compute(item):
+        before, label, notebook, path, now = item
+        last = f" (it took {before} s last time)" if before else ""
+        print(f"{label} executing{last}", flush=True)
+        start = time.monotonic()
+        give_outputs(notebook, run(notebook, path, work / "partial" / path.name))
+        seconds = round(time.monotonic() - start)
+        print(f"{label} done in {seconds} s", flush=True)
+        keep(notebook, path, {"fingerprint": now, "seconds": seconds})
+
+    waiting.sort(key=lambda item: -item[0])  # what took longest first, so that both end together
+    # Measured on two cores: two notebooks with a thread each are 1.2 times faster than one with two.
+    # A run with parameters of its own has the machine, and its GPU, to itself.
+    workers = 1 if long else 2
+    if not long:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // workers)))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for finished in as_completed([pool.submit(compute, item) for item in waiting]):
+            finished.result()  # raises what went wrong there; the other one ends first, and is kept
+    finally:
+        pool.shutdown(cancel_futures=True)
     return paths
 
 
@@ -208,7 +243,7 @@ def run(notebook, path, partial):
     With parameters of its own it may run for a night: what it says of its progress is passed on.
     With the defaults it says nothing, and its outputs are the same at every execution.
     """
-    long = any(map(is_injected, notebook.cells))
+    long = is_long(notebook)
     partial.parent.mkdir(parents=True, exist_ok=True)
     os.environ["TQDM_DISABLE"] = "" if long else "1"  # the kernel inherits it
     try:

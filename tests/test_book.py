@@ -115,6 +115,23 @@ def test_other_parameters_and_failures(project):
     assert nbformat.read(project / "work/notebooks/toy.ipynb", as_version=4) == other
 
 
+def test_two_at_a_time_and_one_that_fails_loses_nothing(project):
+    toy = (project / "notebooks/toy.ipynb").read_text("utf-8")
+    for name in ("bad", "slow"):
+        (project / f"notebooks/{name}.ipynb").write_text(toy, "utf-8")
+    wait = "while not (there := [*Path('..').glob('started-*')])[1:]: time.sleep(0.1)"
+    begin = "from pathlib import Path; Path(f'../started-{time.time_ns()}').touch()"
+    for name, end in ("bad", "1 / 0"), ("slow", "time.sleep(3)"), ("toy", "time.sleep(0)"):
+        path = project / f"notebooks/{name}.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells[2].source = f"import time\n{begin}\n{wait}\n{end}"
+        nbformat.write(notebook, path)
+    with pytest.raises(SystemExit, match="bad failed"):  # bad and slow waited for one another
+        book.execute({}, project / "work")
+    assert (project / "work/notebooks/slow.ipynb").exists()
+    assert "slow" in book.read_log(project / "work")
+
+
 def test_what_the_embedded_book_has_executed_is_taken_from_there(project):
     book.execute({}, project / "_build/embedded")
     first = nbformat.read(project / "_build/embedded/notebooks/toy.ipynb", as_version=4)

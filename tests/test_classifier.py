@@ -63,6 +63,23 @@ def test_gradients_of_the_tail_equal_back_propagation_through_everything(
     assert classes.tolist() == [1, 6, 3]
 
 
+def test_a_network_in_bfloat16_takes_and_gives_float32():
+    clf, x = tl.load_classifier("vgg19_glyphs", device="cpu"), images(4, 224, 224)
+    low = tl.load_classifier("vgg19_glyphs", device="cpu", bf16=True)
+    assert {p.dtype for p in low.network.parameters()} == {torch.bfloat16}
+    for ours, exact in zip(low.features_and_gradients(x, 3), clf.features_and_gradients(x, 3)):
+        assert ours.dtype == exact.dtype
+        if ours.is_floating_point():
+            assert (ours - exact).norm() < 0.2 * exact.norm()  # 8 bits, and max-pooling chooses
+    for name in ("msg_cam", "score_cam"):
+        ours, exact = (tl.METHODS[name](c, x[:1], 3) for c in (low, clf))
+        assert ours.dtype == torch.float32 and (ours - exact).abs().mean() < 0.02
+    with pytest.raises(ValueError, match="bfloat16"):
+        vit = tl.load_classifier("vit_glyphs", device="cpu", bf16=True)
+        tl.METHODS["transformer_attribution"](vit, x)
+    assert tl.METHODS["grad_cam"](vit, x).isfinite().all()
+
+
 def test_one_forward_pass_with_a_graph_for_the_tail_only():
     clf = classifier()
     seen = []

@@ -29,7 +29,8 @@ class Classifier:
 
     The network is explained in eval mode and comes back as it was given: parameters,
     requires_grad, hooks and the mode of each module. Frozen networks, no_grad and
-    inference_mode are fine.
+    inference_mode are fine. A network in bfloat16 or float16 computes in its own type, but what
+    goes in and comes out, and all that is made of it, is float32.
 
     layer: name of the explained layer; None finds it (`find_layer`).
     activation: "softmax", or "sigmoid" for a multi-label network.
@@ -74,7 +75,8 @@ class Classifier:
 
     @property
     def dtype(self):
-        return self._parameter.dtype
+        """The float type of images, features and logits."""
+        return torch.float32 if self._parameter.dtype.itemsize < 4 else self._parameter.dtype
 
     @property
     def batch(self):
@@ -213,10 +215,11 @@ class Classifier:
         # no_grad also restores the mode where the hook switches it on.
         with _eval_mode(self.network), self._hooked(hook, images.shape[-2:]), torch.no_grad():
             try:
-                logits = self.network(images.contiguous(memory_format=self._format))
+                images = images.to(self._parameter.dtype, memory_format=self._format)
+                logits = self.network(images)
                 if not torch.is_tensor(logits) or logits.ndim != 2:
                     raise TypeError("the network must return logits: one tensor (N, classes)")
-                return logits
+                return logits.to(self.dtype)
             except AssertionError as error:  # torchvision's and timm's ViTs take one size only
                 size = " x ".join(map(str, images.shape[-2:]))
                 raise ValueError(f"the network refuses images of {size}: {error}") from error
@@ -237,12 +240,12 @@ class Classifier:
             if calls > 1:
                 raise ValueError(f"layer {self.layer!r} runs more than once: name another")
             if torch.is_tensor(output) and output.ndim == 4:
-                return hook(output)
+                return hook(output.to(self.dtype)).to(output.dtype)
             if not torch.is_tensor(output) or output.ndim != 3:
                 raise ValueError(f"layer {self.layer!r} gives neither feature maps nor tokens")
             # Tokens (N, L, K): those of the image are feature maps, what stands before them stays.
             first, grid = token_grid(output.shape[1], size)
-            maps = hook(output[:, first:].mT.unflatten(2, grid))
+            maps = hook(output[:, first:].mT.unflatten(2, grid).to(self.dtype)).to(output.dtype)
             return torch.cat([output[:, :first], maps.flatten(2).mT], 1)
 
         if hook is None:

@@ -155,7 +155,7 @@ def head_of(name, network):
     return list(network.state_dict())[-1]  # torchvision puts the classifier last
 
 
-def load_classifier(name, weights=None, layer=None, device=None):
+def load_classifier(name, weights=None, layer=None, device=None, bf16=False):
     """F of the thesis: a trained network, ready to be explained.
 
     Args:
@@ -168,6 +168,8 @@ def load_classifier(name, weights=None, layer=None, device=None):
             of classes is used.
         layer: the explained layer, such as "features.35"; None finds the last spatial one.
         device: None for CUDA where there is one, else the CPU.
+        bf16: the network computes in bfloat16, which GPUs do faster; maps and scores change a
+            little, the appendix on performance says how much. Not for attention.
 
     Returns:
         a Classifier in eval mode with frozen parameters, in channels_last layout. It normalises as
@@ -207,7 +209,9 @@ def load_classifier(name, weights=None, layer=None, device=None):
         categories = torchvision.models.VGG19_Weights.DEFAULT.meta["categories"]
     normalisation = getattr(network, "pretrained_cfg", {})  # timm's
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    network = network.eval().requires_grad_(False).to(
+        device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last
+    )
     return Classifier(
         network, layer=layer, name=name, categories=categories,
         mean=normalisation.get("mean", IMAGENET_MEAN), std=normalisation.get("std", IMAGENET_STD),

@@ -132,6 +132,8 @@ def _gradients(trace):
 
 def _trace(clf, images, classes):
     network = clf.network
+    if any(p.is_floating_point() and p.dtype != clf.dtype for p in network.parameters()):
+        raise ValueError("relevance needs more digits than bfloat16 has: use network.float()")
     with torch.inference_mode(False):
         blocks, norm, head, first = _read(network)
     tokens = []
