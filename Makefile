@@ -15,7 +15,7 @@ ifneq ($(shell cat .venv/.installed 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv/.installed)
 endif
 
-.PHONY: help book test lab notebooks lock clean clean-all
+.PHONY: help book test bench lab notebooks lock clean clean-all
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: .venv/.installed  ## unit tests, notebook lint, then every notebook agains
 	@echo notebooks/0?_[36]*.ipynb notebooks/0?_[!36]*.ipynb notebooks/A*.ipynb | IPYTHONDIR="$(CURDIR)/_build/ipython" OMP_NUM_THREADS=1 xargs -n 1 -P 2 \
 	    $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider -q
+
+bench: .venv/.installed  ## time everything beside other libraries (half an hour; ARGS="--device cuda")
+	@$(PY) benchmarks/bench.py $(ARGS)
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks

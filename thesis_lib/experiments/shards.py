@@ -179,7 +179,7 @@ def finish(run, files):
         "seconds": round(seconds, 1),
         "devices": devices,
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": commit(),
     }
     _write_manifest(run, content)
 
@@ -208,7 +208,7 @@ def reason(error):
     return without_folders(f"{type(error).__name__}: {error}")
 
 
-def _commit():
+def commit():
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=LIBRARY, capture_output=True, text=True)

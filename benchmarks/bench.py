@@ -1,0 +1,611 @@
+"""How fast: each method beside its peers, and beside the bare forward passes that it needs.
+
+    make bench                                            # all of it on this machine's processor
+    python benchmarks/bench.py --only cam curves          # some of the cases
+    python benchmarks/bench.py --device cuda [--bf16]     # the whole table of a GPU
+
+Writes `data/results/speed-DEVICE.csv`, one row for each measurement, and a JSON that says where it was
+measured. A case is some contestants that do the same work, the first of them the bare passes: the
+network alone, on as many pictures of the same sizes in the same batches. In each round all contestants
+run once, in turn, so that whatever slows the machine slows all of them; what counts is the ratio
+within a round. Before anything is timed, a case checks that the contestants agree.
+
+Networks with random weights take as long as trained ones. Pictures are random.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import thesis_lib as tl
+from thesis_lib.experiments import similarity
+from thesis_lib.experiments.shards import commit
+from thesis_lib.kernels import blur, min_max, resize
+from thesis_lib.methods.multiscale import scaled_inputs
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # the literal transcriptions, which the tests compare with
+
+import oracle  # noqa: E402
+import oracle_attention  # noqa: E402
+
+CASES = {}
+
+
+def case(function):
+    """Register a case. It yields (facts, {contestant: function}), and is gone on with only after
+    these were timed: contestants may look at its variables."""
+    CASES[function.__name__] = function
+    return function
+
+
+class Bench:
+    """Networks and pictures on one device, and the clock."""
+
+    def __init__(self, device, bf16):
+        self.device, self.bf16, self.networks = device, bf16, {}
+
+    def network(self, name, bf16=None):
+        key = name, self.bf16 if bf16 is None else bf16
+        if key not in self.networks:
+            weights = None if name.endswith("_glyphs") else "random"
+            clf = tl.load_classifier(name, weights, device=self.device, bf16=key[1])
+            if name == "vgg19":  # as trained weights do, keep activations in range and units alive
+                gain = {"nonlinearity": "relu"}
+                for m in clf.network.modules():
+                    if isinstance(m, torch.nn.Conv2d):
+                        torch.nn.init.kaiming_normal_(m.weight, **gain)
+            clf.network.requires_grad_(True)  # as networks come; some peers need it
+            self.networks[key] = clf
+        return self.networks[key]
+
+    def pictures(self, n, size=224):
+        generator = torch.Generator().manual_seed(0)
+        small = torch.randn(n, 3, 14, 14, generator=generator)
+        fine = 0.3 * torch.randn(n, 3, size, size, generator=generator)
+        return (resize(small, (size, size)) + fine).to(self.device)
+
+    def seconds(self, work):
+        self.wait()
+        start = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - start
+
+    def wait(self):
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+
+@torch.inference_mode()
+def bare(clf, batches):
+    """The network alone: batches are (number, images (n, 3, H, W)), each shown `number` times."""
+    for number, images in batches:
+        images = images.to(next(clf.network.parameters()).dtype, memory_format=torch.channels_last)
+        for _ in range(number):
+            clf.network(images)
+
+
+def passes(clf, images, n):
+    """n passes of pictures like these, in the classifier's batches."""
+    batch = images[:1].expand(clf.batch, -1, -1, -1).contiguous()
+    full, rest = divmod(n, clf.batch)
+    return [(full, batch)] + ([(1, batch[:rest])] if rest else [])
+
+
+def same(ours, theirs, tolerance, what):
+    difference = float((ours - theirs).abs().max())
+    if not difference < tolerance:
+        raise SystemExit(f"{what}: results differ by {difference:.2g}, so their times say nothing")
+
+
+# One map
+
+
+@case
+def cam(bench):
+    """Grad-CAM, Grad-CAM++ and XGrad-CAM, eight pictures: about one pass each."""
+    from captum.attr import LayerGradCam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    import pytorch_grad_cam
+    import torchcam.methods
+
+    peers = {"grad_cam": "GradCAM", "grad_cam_plus_plus": "GradCAMpp", "xgrad_cam": "XGradCAM"}
+    for name in ("vgg19", "resnet50"):
+        clf, x = bench.network(name, bf16=False), bench.pictures(8)
+        classes = clf.predict(x).tolist()
+        layer = clf.network.get_submodule(clf.layer)
+
+        def torchcam_map(method):
+            with getattr(torchcam.methods, method)(clf.network, layer) as extract:
+                (small,) = extract(classes, clf.network(x), normalized=False)
+            return min_max(resize(small.relu()[:, None].detach(), x.shape[-2:])[:, 0])
+
+        def jacobgil_map(method):
+            with getattr(pytorch_grad_cam, method)(clf.network, [layer]) as extract:
+                return torch.from_numpy(extract(x, [ClassifierOutputTarget(c) for c in classes]))
+
+        def captum_map():
+            small = LayerGradCam(clf.network, layer).attribute(
+                x, target=classes, relu_attributions=True
+            )
+            return min_max(resize(small.detach(), x.shape[-2:])[:, 0])
+
+        ours = {m: partial(tl.METHODS[m], clf, x, classes) for m in peers}
+        theirs = {"Grad-CAM, captum": captum_map}
+        for m, peer in peers.items():
+            jacobgil = "GradCAMPlusPlus" if peer == "GradCAMpp" else peer
+            theirs[f"{m}, torchcam"] = partial(torchcam_map, peer)
+            theirs[f"{m}, pytorch-grad-cam"] = partial(jacobgil_map, jacobgil)
+        reference = ours["grad_cam"]().cpu()
+        for peer in ("Grad-CAM, captum", "grad_cam, torchcam", "grad_cam, pytorch-grad-cam"):
+            same(reference, theirs[peer]().cpu(), 1e-3, f"{name}, {peer}")
+        yield (
+            {"network": name, "pictures": 8, "passes": 8},
+            {"bare passes": lambda: bare(clf, [(1, x)])} | ours | theirs,
+        )
+
+
+@case
+def score_cam(bench):
+    """Score-CAM: a pass for every channel."""
+    import torchcam.methods
+    from pytorch_grad_cam import ScoreCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    for name, n in (("vgg19_glyphs", 8), ("vgg19", 1)):
+        clf, x = bench.network(name, bf16=False), bench.pictures(n)
+        c = clf.predict(x)
+        layer = clf.network.get_submodule(clf.layer)
+        with tl.counting() as counts:
+            tl.METHODS["score_cam"](clf, x, c)
+        needed = counts["forward images"]
+
+        def torchcam_map():
+            with torchcam.methods.ScoreCAM(clf.network, layer, batch_size=clf.batch) as extract:
+                for image, k in zip(x.split(1), c.tolist(), strict=True):
+                    extract(k, clf.network(image))
+
+        def jacobgil_map():
+            with ScoreCAM(clf.network, [layer]) as extract:
+                extract.batch_size = clf.batch
+                extract(x, [ClassifierOutputTarget(k) for k in c.tolist()])
+
+        work = passes(clf, x, needed)
+        yield (
+            {"network": name, "pictures": n, "passes": needed, "long": name == "vgg19"},
+            {
+                "bare passes": lambda: bare(clf, work),
+                "score_cam": lambda: tl.METHODS["score_cam"](clf, x, c),
+                "score_cam, torchcam": torchcam_map,
+                "score_cam, pytorch-grad-cam": jacobgil_map,
+            },
+        )
+
+
+@case
+def multiscale(bench):
+    """CAMERAS and MSG-CAM at eight sizes, beside their equations with back-propagation throughout."""
+    for name, n in (("vgg19_glyphs", 2), ("vgg19", 1)):
+        clf, x = bench.network(name, bf16=False), bench.pictures(n)
+        c = clf.predict(x)
+        forward = oracle.Forward(clf.network, clf.layer, torch.float32)
+        scaled = list(scaled_inputs(x))
+        with tl.counting() as counts:
+            ours = tl.METHODS["msg_cam"](clf, x, c)
+        masks = counts["forward images"] - n * len(scaled)
+        scales = [(1, part) for s in scaled for part in clf._passes(s)]
+        area = sum(s[0, 0].numel() for s in scaled) / x[0, 0].numel()
+        same(ours.cpu(), oracle.maps(forward, "msg_cam", x, c), 0.1, f"{name}, MSG-CAM")
+        both = scales + passes(clf, x, masks)
+        yield (
+            {"network": name, "pictures": n, "passes": n * area, "long": name == "vgg19"},
+            {
+                "bare passes": lambda: bare(clf, scales),
+                "cameras": lambda: tl.METHODS["cameras"](clf, x, c),
+                "cameras, literally": lambda: oracle.maps(forward, "cameras", x, c),
+            },
+        )
+        yield (
+            {"network": name, "pictures": n, "passes": n * area + masks, "long": name == "vgg19"},
+            {
+                "bare passes": lambda: bare(clf, both),
+                "msg_cam": lambda: tl.METHODS["msg_cam"](clf, x, c),
+                "msg_cam, literally": lambda: oracle.maps(forward, "msg_cam", x, c),
+            },
+        )
+
+
+@case
+def enhancer(bench):
+    """Grad-CAM in nine windows: one map and one score for each, and a map of the whole."""
+    for name, n in (("vgg19_glyphs", 8), ("vgg19", 2)):
+        clf, x = bench.network(name, bf16=False), bench.pictures(n)
+        c = clf.predict(x)
+        enhanced = tl.enhance("grad_cam")
+        with tl.counting() as counts:
+            enhanced(clf, x, c)
+        needed = counts["forward images"]
+        maps, scores = 10 * n, needed - 10 * n
+        batches = x[:1].expand(maps, -1, -1, -1).contiguous()
+        work = passes(clf, x, scores)
+
+        def plain():
+            tl.METHODS["grad_cam"](clf, batches, int(c[0]))
+            bare(clf, work)
+
+        everything = passes(clf, x, needed)
+        yield (
+            {"network": name, "pictures": n, "passes": needed},
+            {
+                "bare passes": lambda: bare(clf, everything),
+                "grad_cam enhanced": lambda: enhanced(clf, x, c),
+                "its windows as plain batches": plain,
+            },
+        )
+
+
+@case
+def attention(bench):
+    """Transformer attribution, per picture: one at a time, and eight together."""
+    clf, x = bench.network("vit_b_16", bf16=False), bench.pictures(8)
+    c = clf.predict(x)
+    method = tl.METHODS["transformer_attribution"]
+    network = clf.network.float()
+    literal = oracle_attention.maps("transformer_attribution", network, x[:1], c[:1].tolist())
+    same(method(clf, x[:1], c[:1]).cpu(), literal.cpu().float(), 0.02, "Transformer attribution")
+    ones = list(zip(x.split(1), c.split(1), strict=True))[:2]
+    yield (
+        {"network": "vit_b_16", "pictures": 2, "passes": 2},
+        {
+            "bare passes": lambda: bare(clf, [(2, x[:1])]),
+            "transformer_attribution": lambda: [method(clf, *one) for one in ones],
+            "transformer_attribution, literally": lambda: oracle_attention.maps(
+                "transformer_attribution", network, x[:2], c[:2].tolist()
+            ),
+        },
+    )
+    yield (
+        {"network": "vit_b_16", "pictures": 8, "passes": 8},
+        {
+            "bare passes": lambda: bare(clf, [(1, x)]),
+            "transformer_attribution": lambda: method(clf, x, c),
+        },
+    )
+
+
+# Curves
+
+
+def one_frame_at_a_time(clf, x, maps, classes, step=448):
+    """Insertion and deletion as RISE's authors measure them: frames of one picture, one by one."""
+    canvas, areas = blur(x), []
+    for image, base, ranking, c in zip(x, canvas, maps, classes.tolist(), strict=True):
+        order = np.argsort(-ranking.flatten().cpu().numpy(), kind="stable")
+        for start, finish in ((base, image), (image, base)):
+            frame, end = start.cpu().numpy().reshape(3, -1).copy(), finish.cpu().numpy()
+            end, curve = end.reshape(3, -1), []
+            for k in range(0, len(order) + step, step):
+                frame[:, order[max(k - step, 0) : k]] = end[:, order[max(k - step, 0) : k]]
+                shown = torch.from_numpy(frame.reshape(image.shape)[None]).to(x.device)
+                with torch.no_grad():
+                    curve.append(clf.network(shown).softmax(1)[0, c].item())
+            areas.append(float(np.trapezoid(curve, dx=1 / (len(curve) - 1))))
+    return torch.tensor(areas).view(-1, 2)  # insertion, deletion
+
+
+def torchcam_curves(clf, x, maps, classes):
+    from torchcam.metrics import DeletionInsertionMetric
+
+    class Given:
+        """The maps that are there already, in the place of a method of torchcam."""
+
+        model = clf.network
+
+        def __call__(self, class_idx=None, scores=None, normalized=True, **_):
+            return [maps]
+
+        def fuse_cams(self, cams):
+            return cams[0]
+
+        def _hooks_off(self):
+            return nullcontext()
+
+    metric = DeletionInsertionMetric(
+        Given(), lambda z: z.softmax(1), steps=112, baseline=blur, batch_size=clf.batch
+    )
+    metric.update(x, classes.tolist())
+    return metric.summary()
+
+
+def quantus_curve(clf, x, maps, classes):
+    """Deletion alone: half of the work, black in the place of the blurred picture."""
+    import quantus
+
+    metric = quantus.PixelFlipping(features_in_step=448, disable_warnings=True, normalise=False)
+    return metric(
+        clf.network, x.cpu().numpy(), classes.cpu().numpy(),
+        a_batch=maps[:, None].expand(-1, 3, -1, -1).cpu().numpy(), device=str(x.device),
+        channel_first=True, batch_size=clf.batch,
+    )  # fmt: skip
+
+
+@case
+def curves(bench):
+    """Insertion and deletion, 113 points each: 224 passes a picture."""
+    for name, n in (("vgg19_glyphs", 4), ("vgg19", 1)):
+        clf, x = bench.network(name), bench.pictures(n)
+        c = clf.predict(x)
+        maps = tl.METHODS["grad_cam"](clf, x, c)
+        needed = 224 * n
+        facts = {"network": name, "pictures": n, "passes": needed, "long": name == "vgg19"}
+        work = passes(clf, x, needed)
+        contestants = {
+            "bare passes": lambda: bare(clf, work),
+            "insertion_deletion": lambda: tl.insertion_deletion(clf, x, maps, c),
+        }
+        if not bench.bf16:  # peers know float32 only
+            ours = tl.insertion_deletion(clf, x, maps, c)
+            both = torch.stack([ours.insertion_auc, ours.deletion_auc], 1).cpu()
+            if name != "vgg19":
+                same(both, one_frame_at_a_time(clf, x, maps, c), 2e-3, "RISE's loop")
+                theirs = torchcam_curves(clf, x, maps, c)
+                means = torch.tensor([theirs["insertion_auc"], theirs["deletion_auc"]])
+                same(both.mean(0), means, 2e-3, "torchcam's curves")
+            contestants |= {
+                "one frame at a time, as RISE": lambda: one_frame_at_a_time(clf, x, maps, c),
+                "curves, torchcam": lambda: torchcam_curves(clf, x, maps, c),
+                "deletion alone, Quantus": lambda: quantus_curve(clf, x, maps, c),
+            }
+        yield facts, contestants
+
+
+# How it scales
+
+
+@case
+def scaling(bench):
+    """Time a picture over batch, size, number of pictures, groups and windows."""
+    clf = bench.network("vgg19_glyphs")
+    for batch in (1, 2, 4, 8, 16, 32):
+        small, x = clf.with_batch(batch), bench.pictures(32)
+        work = [(32 // batch, x[:batch])]
+        yield (
+            {"network": "vgg19_glyphs", "pictures": 32, "passes": 32, "axis": "batch", "at": batch},
+            {
+                "bare passes": lambda: bare(clf, work),
+                "grad_cam": lambda: tl.METHODS["grad_cam"](small, x, 0),
+            },
+        )
+    for size in (112, 160, 224, 320, 448):
+        x = bench.pictures(4, size)
+        maps = torch.rand(x[:, 0].shape, generator=torch.Generator().manual_seed(1))
+        step = size * size // 28
+        needed = 4 * 56
+        work = passes(clf.with_batch(len(clf._passes(x.repeat(8, 1, 1, 1))[0])), x, needed)
+        yield (
+            {"network": "vgg19_glyphs", "pictures": 4, "passes": needed, "axis": "size", "at": size},
+            {
+                "bare passes": lambda: bare(clf, work),
+                "insertion_deletion": lambda: tl.insertion_deletion(clf, x, maps, 0, step),
+            },
+        )
+    for n in (1, 4, 16, 64):
+        x = bench.pictures(n)
+        work = passes(clf, x, n)
+        yield (
+            {"network": "vgg19_glyphs", "pictures": n, "passes": n, "axis": "pictures", "at": n},
+            {
+                "bare passes": lambda: bare(clf, work),
+                "grad_cam": lambda: tl.METHODS["grad_cam"](clf, x, 0),
+            },
+        )
+    x = bench.pictures(4)
+    for groups in (4, 8, 16, 32, 64):
+        method = {"groups": groups, "sizes": [224, 324]}
+        with tl.counting() as counts:
+            tl.METHODS["msg_cam"](clf, x, 0, **method)
+        extra = 4 * (324 / 224) ** 2 - 4
+        work = passes(clf, x, round(counts["forward images"] + extra))
+        yield (
+            {"network": "vgg19_glyphs", "pictures": 4, "passes": counts["forward images"] + extra,
+             "axis": "groups", "at": groups},
+            {
+                "bare passes": lambda: bare(clf, work),
+                "msg_cam, two sizes": lambda: tl.METHODS["msg_cam"](clf, x, 0, **method),
+            },
+        )  # fmt: skip
+    for stride in (64, 32, 21, 16):
+        enhanced = tl.enhance("grad_cam", stride=stride)
+        with tl.counting() as counts:
+            enhanced(clf, x, 0)
+        work = passes(clf, x, counts["forward images"])
+        windows = (counts["forward images"] // 4 - 1) // 2
+        yield (
+            {"network": "vgg19_glyphs", "pictures": 4, "passes": counts["forward images"],
+             "axis": "windows", "at": windows},
+            {
+                "bare passes": lambda: bare(clf, work),
+                "grad_cam enhanced": lambda: enhanced(clf, x, 0),
+            },
+        )  # fmt: skip
+
+
+# What lowers the floor
+
+
+@case
+def floor(bench):
+    """The bare passes themselves, as they could be run: 64 pictures."""
+    for name, n in (("vgg19_glyphs", 64), ("vgg19", 16)):
+        clf, x = bench.network(name, bf16=False), bench.pictures(n)
+        low = bench.network(name, bf16=True)
+        contestants = {"bare passes": partial(bare, clf, passes(clf, x, n))}
+
+        @torch.inference_mode()
+        def plain():
+            for part in x.split(clf.batch):
+                clf.network(part)
+
+        contestants["plain memory order"] = plain
+        for batch in (1, 4, 64):
+            other = clf.with_batch(min(batch, n))
+            contestants[f"batch {min(batch, n)}"] = partial(bare, other, passes(other, x, n))
+        contestants["bfloat16"] = partial(bare, low, passes(low, x, n))
+        if name == "vgg19_glyphs" or bench.device != "cpu":
+            compiled = torch.compile(clf.network)
+            batch = x[:1].expand(clf.batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            start = time.perf_counter()
+            with torch.inference_mode():
+                compiled(batch)
+            warm = round(time.perf_counter() - start, 1)
+
+            @torch.inference_mode()
+            def faster():
+                for _ in range(n // clf.batch):
+                    compiled(batch)
+
+            if n % clf.batch == 0:
+                contestants[f"torch.compile (after {warm} s)"] = faster
+        yield {"network": name, "pictures": n, "passes": n}, contestants
+
+
+@case
+def all_methods(bench):
+    """Seven methods and both curves for one picture: what table 3-2 costs."""
+    names = ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "score_cam", "group_cam", "cameras", "msg_cam"]
+    for name, n in (("vgg19_glyphs", 1),) if bench.device == "cpu" else (("vgg19", 8),):
+        clf, x = bench.network(name), bench.pictures(n)
+        c = clf.predict(x)
+        contestants = {}
+        area = 0
+        for method in names:
+            with tl.counting() as counts:
+                maps = tl.METHODS[method](clf, x, c)
+            several = method in ("cameras", "msg_cam")
+            area += counts["forward images"] + several * n * (60.8 - 8)
+            contestants[method] = partial(tl.METHODS[method], clf, x, c)
+        contestants["insertion_deletion"] = lambda: tl.insertion_deletion(clf, x, maps, c)
+        area = round(area + 7 * 224 * n)
+        work = passes(clf, x, area)
+        bare_first = {"bare passes": lambda: bare(clf, work)}
+        yield {"network": name, "pictures": n, "passes": area}, bare_first | contestants
+
+
+def precision(pictures=64, step=1792):
+    """What bfloat16 changes: rows of over-all scores in both types, and rank correlations of maps."""
+    from thesis_lib.data.datasets import open_dataset
+
+    clf, low = (tl.load_classifier("vgg19_glyphs", bf16=b) for b in (False, True))
+    data, rows = open_dataset("glyphs"), []
+    for start in range(0, pictures, 8):
+        samples = [data[i] for i in range(start, min(start + 8, pictures))]
+        x = clf.normalise(torch.stack([s.pixels for s in samples]).to(clf.device))
+        c = clf.predict(x)
+        for name in ("grad_cam", "group_cam", "msg_cam"):
+            exact, rough = (tl.METHODS[name](network, x, c) for network in (clf, low))
+            scores = [
+                tl.insertion_deletion(network, x, maps, c, step).overall.tolist()
+                for network, maps in ((clf, exact), (low, rough))
+            ]
+            ranks = similarity(exact, rough)[0].tolist()
+            for sample, a, b, r in zip(samples, *scores, ranks, strict=True):
+                rows.append({"case": "precision", "network": "vgg19_glyphs", "contestant": name,
+                             "picture": sample.id, "overall": a, "overall_bf16": b, "spearman": r})  # fmt: skip
+    return rows
+
+
+def peak_memory(network, what):
+    """Most memory, in MB, that a process of its own takes; the floor is the bare multi-scale passes."""
+    code = f"""
+import sys; sys.path.insert(0, "benchmarks")
+import bench, torch, thesis_lib as tl
+b = bench.Bench("cpu", False); clf, x = b.network({network!r}), b.pictures(1)
+from thesis_lib.methods.multiscale import scaled_inputs
+if {what!r} == "bare passes":
+    for s in scaled_inputs(x): bench.bare(clf, [(1, s)])
+    bench.bare(clf, [(2, x.expand(16, -1, -1, -1))])
+else:
+    tl.METHODS[{what!r}](clf, x, 0, gate="always")
+print(bench.resource.getrusage(bench.resource.RUSAGE_SELF).ru_maxrss)
+"""
+    run = [sys.executable, "-c", code]
+    out = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
+    return int(out.stdout.split()[-1]) / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="curves and all methods in bfloat16")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "precision", "memory"], help="these cases")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--long-rounds", type=int, default=1, help="of cases that take minutes")
+    parser.add_argument("--out", type=Path, help="a CSV; the JSON lies beside it")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.device, arguments.bf16)
+    name = "speed-" + arguments.device.split(":")[0] + ("-bf16" if arguments.bf16 else "")
+    out = arguments.out or ROOT / "data/results" / f"{name}.csv"
+    wanted = arguments.only or [*CASES, "precision", "memory"]
+    rows, begin = [], time.monotonic()
+    for key in (k for k in CASES if k in wanted):
+        for facts, contestants in CASES[key](bench):
+            rounds = arguments.long_rounds if facts.pop("long", False) else arguments.rounds
+            if rounds > 1:  # the first time is for caches, and for what is compiled
+                for work in contestants.values():
+                    work()
+            for number in range(rounds):
+                for who, work in contestants.items():
+                    seconds = bench.seconds(work)
+                    rows.append({"case": key, **facts, "contestant": who, "round": number, "seconds": seconds})
+            last = pd.DataFrame(rows[-rounds * len(contestants) :]).groupby("contestant", sort=False)["seconds"].median()
+            shown = ", ".join(f"{who} {s / last['bare passes']:.2f}" for who, s in last.items())
+            print(f"{(time.monotonic() - begin) / 60:5.1f} min  {key} {facts}: {shown}", flush=True)
+            pd.DataFrame(rows).to_csv(out, index=False, float_format="%.6g")  # nothing is lost
+    if "precision" in wanted:
+        rows += precision()
+    if "memory" in wanted and arguments.device == "cpu":
+        for network in ("vgg19_glyphs", "vgg19"):
+            for who in ("bare passes", "grad_cam", "cameras", "msg_cam"):
+                rows.append({"case": "memory", "network": network, "pictures": 1, "contestant": who,
+                             "round": 0, "megabytes": peak_memory(network, who)})  # fmt: skip
+            print(rows[-4:], flush=True)
+    pd.DataFrame(rows).to_csv(out, index=False, float_format="%.6g")
+    gpu = arguments.device.startswith("cuda")
+    facts = {
+        "command": "python benchmarks/bench.py " + " ".join(sys.argv[1:]),
+        "device": torch.cuda.get_device_name(arguments.device) if gpu else processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": {p: version(p) for p in ("torch", "torchvision", "kornia", "grad-cam", "torchcam", "captum", "quantus")},
+    }  # fmt: skip
+    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
