@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import thesis_lib as tl
 from thesis_lib.experiments import similarity
@@ -482,6 +483,26 @@ def floor(bench):
             if n % clf.batch == 0:
                 contestants[f"torch.compile (after {warm} s)"] = faster
         yield {"network": name, "pictures": n, "passes": n}, contestants
+
+
+@case
+def peak(bench):
+    """Bare passes beside a large matrix product: how much of the processor the network can use."""
+    n = 4096 if bench.device.startswith("cuda") else 2048
+    for bf16 in (False, True):
+        kind = torch.bfloat16 if bf16 else torch.float32
+        a, b = (torch.randn(n, n, device=bench.device, dtype=kind) for _ in range(2))
+        for name in ("vgg19_glyphs", "vgg19"):
+            clf, x = bench.network(name, bf16=bf16), bench.pictures(1)
+            with FlopCounterMode(display=False) as count:
+                bare(clf, [(1, x)])
+            gflop = count.get_total_flops() / 1e9
+            work = passes(clf, x, clf.batch)
+            yield (
+                {"network": name, "pictures": clf.batch, "passes": clf.batch, "type": str(kind)[6:],
+                 "gflop": gflop * clf.batch, "gflop_product": 2 * n**3 / 1e9},
+                {"bare passes": lambda: bare(clf, work), "matrix product": lambda: torch.mm(a, b)},
+            )  # fmt: skip
 
 
 @case
