@@ -180,7 +180,8 @@ def load_classifier(name, weights=None, layer=None, device=None):
 
     >>> tl.load_classifier("vgg19_glyphs", device="cpu")
     Classifier(vgg19_glyphs, layer='features.35')
-    >>> tl.load_classifier("squeezenet1_1", weights="random", device="cpu").categories[0]
+    >>> random = tl.load_classifier("squeezenet1_1", weights="random", device="cpu")
+    >>> random.categories[0]
     'tench'
     """
     _check_name(name)
