@@ -326,6 +326,9 @@ def test_a_browser_sets_the_formulas_without_network(site, tmp_path, name):
     text, loaded = seen_by_a_browser(browser, site / name, tmp_path)
     assert "<mjx-container" in text and "<mjx-merror" not in text
     assert loaded == ""
+    computed = re.findall(r'<figure[^>]* id="(fig-[^"]+)"', text)
+    links = re.findall(r'class="figure-source" href="#code-of-([^"]+)"', text)
+    assert links == computed and all(f'id="code-of-{figure}"' in text for figure in links)
 
     page = site / name  # the same with a style sheet from elsewhere: the look does see it
     bad = page.with_name("bad.html")
@@ -357,6 +360,26 @@ def test_the_looks_find_what_they_look_for(tmp_path):
         '<a id="here" href="#here">x</a><a href="https://x.org">y</a><link rel="canonical" href="https://x.org">'
     )
     assert not broken_links({path: good}) and not from_elsewhere(good.loads)
+
+
+def test_the_buttons_of_a_published_book(tmp_path):
+    """What _config.yml holds as a comment, for the day when there is a public repository."""
+    marked = re.compile(r"^( +)# (repository_\w+|use_repository_button|launch_buttons): ", re.M)
+    config, count = marked.subn(r"\1\2: ", (ROOT / "_config.yml").read_text("utf-8"))
+    assert count == 4
+    (tmp_path / "_config.yml").write_text(config.replace("OWNER/NAME", "them/theirs"), "utf-8")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: notebooks/toy\n")
+    shutil.copytree(ROOT / "book/_static", tmp_path / "book/_static")
+    (tmp_path / "book/references.bib").touch()
+    (tmp_path / "notebooks").mkdir()
+    cells = [nbformat.v4.new_markdown_cell("# Toy"), nbformat.v4.new_code_cell("1 + 1")]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=book.METADATA)
+    nbformat.write(notebook, tmp_path / "notebooks/toy.ipynb")
+    book.render(tmp_path, tmp_path)
+    page = Page((tmp_path / "_build/html/notebooks/toy.html").read_text("utf-8"))
+    assert "https://colab.research.google.com/github/them/theirs/blob/main/notebooks/toy.ipynb" in page.links
+    assert "https://github.com/them/theirs" in page.links
+    assert not from_elsewhere(page.loads)
 
 
 def test_a_warning_stops_the_rendering(tmp_path):

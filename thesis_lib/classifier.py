@@ -32,14 +32,25 @@ class Classifier:
     inference_mode are fine. A network in bfloat16 or float16 computes in its own type, but what
     goes in and comes out, and all that is made of it, is float32.
 
-    layer: name of the explained layer; None finds it (`find_layer`).
-    activation: "softmax", or "sigmoid" for a multi-label network.
-    mean, std: of the pixels, for `normalise`.
-    batch: images of up to 224 x 224 pixels in a forward pass, larger ones in proportion fewer.
-    None: 16 on the CPU, where larger passes are slower, 128 elsewhere.
+    Args:
+        network: a module that maps (N, 3, H, W) to (N, C).
+        layer: name of the explained layer; None finds it (`find_layer`).
+        name: how it is called where it is printed.
+        categories: names of the classes, None where they have none.
+        mean, std: of the pixels, for `normalise`.
+        activation: "softmax", or "sigmoid" for a multi-label network.
+        batch: images of up to 224 x 224 pixels in a forward pass, larger ones in proportion fewer.
+            None: 16 on the CPU, where larger passes are slower, 128 elsewhere.
 
-        clf = Classifier(torchvision.models.vgg19(weights="DEFAULT"))
-        features, gradients, logits, classes = clf.features_and_gradients(images)
+    Raises:
+        ValueError: another activation, no such layer, a batch below 1.
+
+    >>> import torchvision
+    >>> mine = tl.Classifier(torchvision.models.squeezenet1_1(num_classes=7))
+    >>> mine
+    Classifier(SqueezeNet, layer='features.12')
+    >>> mine.probabilities(images).shape
+    torch.Size([1, 7])
     """
 
     def __init__(
@@ -89,7 +100,12 @@ class Classifier:
         return other
 
     def normalise(self, pixels):
-        """Pixels (N, 3, H, W) in [0, 1] to what the network takes."""
+        """Pixels (N, 3, H, W) in [0, 1] to what the network takes.
+
+        >>> grey = torch.full((1, 3, 2, 2), 0.5)
+        >>> clf.denormalise(clf.normalise(grey)).allclose(grey)
+        True
+        """
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
 
     def denormalise(self, images):
@@ -126,18 +142,33 @@ class Classifier:
         return classes.long().expand(n).clone()  # a copy for autograd, as in `prepare`
 
     def logits(self, images):
-        """F before the activation: (N, 3, H, W) -> (N, C)."""
+        """F before the activation: (N, 3, H, W) -> (N, C).
+
+        Raises:
+            ValueError: images that are no float tensor of that shape; logits that are not finite.
+
+        >>> clf.logits(images).shape
+        torch.Size([1, 20])
+        """
         images = self.prepare(images)
         with torch.inference_mode():
             logits = [self._forward(part) for part in self._passes(images)]
         return _finite(torch.cat(logits))  # outside: an ordinary tensor again
 
     def probabilities(self, images):
-        """Softmax (or sigmoid) of the logits: (N, 3, H, W) -> (N, C)."""
+        """Softmax (or sigmoid) of the logits: (N, 3, H, W) -> (N, C).
+
+        >>> round(float(clf.probabilities(images).sum()), 3)
+        1.0
+        """
         return self._activate(self.logits(images))
 
     def predict(self, images):
-        """The class of the largest logit: (N, 3, H, W) -> (N,)."""
+        """The class of the largest logit: (N, 3, H, W) -> (N,).
+
+        >>> clf.categories[int(clf.predict(images))]
+        'telephone'
+        """
         return self.logits(images).argmax(1)
 
     def scores(self, images, classes, score="logit"):
@@ -150,7 +181,12 @@ class Classifier:
         return self._score(torch.cat(logits), classes, score)
 
     def features(self, images):
-        """Features A (N, K, h, w) of the explained layer, and the logits (N, C)."""
+        """Features A (N, K, h, w) of the explained layer, and the logits (N, C).
+
+        >>> features, logits = clf.features(images)
+        >>> features.shape
+        torch.Size([1, 64, 14, 14])
+        """
         found = []
 
         def keep(output):
@@ -167,9 +203,21 @@ class Classifier:
         One forward pass. The graph starts at the explained layer, so only the layers behind it
         are differentiated, and no parameter gets a gradient.
 
-        classes: None (the predicted ones), one index, or (N,) indices.
-        score: F_c is the "logit" or the "probability" of the class.
-        Returns features (N, K, h, w), gradients (N, K, h, w), logits (N, C), classes (N,).
+        Args:
+            images: (N, 3, H, W), normalised.
+            classes: None (the predicted ones), one index, or (N,) indices.
+            score: F_c is the "logit" or the "probability" of the class.
+
+        Returns:
+            features (N, K, h, w), gradients (N, K, h, w), logits (N, C), classes (N,).
+
+        Raises:
+            ValueError: the scores do not depend on the layer; or as `logits`.
+            IndexError: a class out of range.
+
+        >>> features, gradients, logits, classes = clf.features_and_gradients(images)
+        >>> gradients.shape, classes.tolist()
+        (torch.Size([1, 64, 14, 14]), [4])
         """
         with torch.inference_mode(False):
             parts = self._passes(self.prepare(images))
@@ -296,7 +344,11 @@ def _finite(logits):
 
 
 def resolve_classes(classes, logits):
-    """The explained classes (N,): None is the predicted ones; others must exist."""
+    """The explained classes (N,): None is the predicted ones; others must exist (IndexError).
+
+    >>> resolve_classes(None, torch.tensor([[0.1, 0.7, 0.2]]))
+    tensor([1])
+    """
     if classes is None:
         return logits.argmax(1)
     n = logits.shape[1]
@@ -309,6 +361,9 @@ def token_grid(length, size):
     """How a Transformer's `length` tokens lie on an image of `size` (H, W): (first, (h, w)).
 
     The grid has the image's shape; `first` tokens (class, distillation, registers) precede it.
+
+    >>> token_grid(197, (224, 224))
+    (1, (14, 14))
     """
     height, width = size
     for first in range(min(length, 8)):
@@ -328,6 +383,12 @@ def find_layer(network, size=224):
     Runs one black image of size x size and takes the last module that ran once, with feature
     maps larger than 1 x 1 that are neither pooled nor dropped out nor one for each class (as in
     SqueezeNet's classifier); of modules with the same output, the innermost.
+
+    Raises:
+        ValueError: no such layer, or a network that refuses the image: name the layer yourself.
+
+    >>> find_layer(clf.network), find_layer(vit.network)
+    ('features.35', 'encoder.layers.encoder_layer_5.ln_1')
     """
     norms = [name for name, _ in network.named_modules() if name.endswith((".ln_1", ".norm1"))]
     if norms and (hasattr(network, "class_token") or hasattr(network, "cls_token")):

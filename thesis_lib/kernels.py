@@ -23,9 +23,10 @@ def counting():
     "nan groups", "skipped scales", "skipped windows", "tied pixels". Device counts become numbers at the end of
     the block (no synchronisation before), so read it after the block. Blocks may be nested.
 
-        with tl.counting() as counts:
-            maps = tl.METHODS["msg_cam"](clf, images)
-        print(counts["forward images"])
+    >>> with tl.counting() as counts:
+    ...     maps = tl.METHODS["grad_cam"](clf, images)
+    >>> counts["forward images"]
+    1
     """
     counts = Counter()
     token = _counters.set(_counters.get() + (counts,))
@@ -38,7 +39,13 @@ def counting():
 
 
 def count(name, n):
-    """Add n (a number or a 0-d tensor) to every `counting()` block that is open."""
+    """Add n (a number or a 0-d tensor) to every `counting()` block that is open.
+
+    >>> with tl.counting() as counts:
+    ...     kernels.count("flat maps", torch.tensor(2))
+    >>> counts["flat maps"]
+    2
+    """
     for counts in _counters.get():
         counts[name] = counts[name] + n
 
@@ -47,6 +54,9 @@ def resize(x, size):
     """The thesis's phi: bilinear interpolation of x (N, C, h, w) to size (H, W).
 
     Pixel centres as in `align_corners=False`, no anti-aliasing (PyTorch's default).
+
+    >>> kernels.resize(torch.tensor([[[[0.0, 1.0]]]]), (1, 4)).flatten()
+    tensor([0.0000, 0.2500, 0.7500, 1.0000])
     """
     if tuple(x.shape[-2:]) == tuple(size):
         return x
@@ -58,6 +68,12 @@ def blur(images, kernel_size=51, sigma=50.0):
 
     kornia's `gaussian_blur2d` with the parameters of section 3.3.3. With sigma as wide as the
     kernel it is nearly a box filter.
+
+    Raises:
+        ValueError: images too small to reflect: up to 25 pixels a side for the default kernel.
+
+    >>> kernels.blur(images).std() < images.std()
+    tensor(True)
     """
     if min(images.shape[-2:]) <= kernel_size // 2:
         raise ValueError(
@@ -86,13 +102,21 @@ def _extent(maps):
 
 
 def min_max(maps):
-    """Equation 3-9: each map (..., H, W) by itself to [0, 1]; a flat or non-finite one to zero."""
+    """Equation 3-9: each map (..., H, W) by itself to [0, 1]; a flat or non-finite one to zero.
+
+    >>> kernels.min_max(torch.tensor([[[2.0, 4.0, 3.0]], [[5.0, 5.0, 5.0]]])).tolist()
+    [[[0.0, 1.0, 0.5]], [[0.0, 0.0, 0.0]]]
+    """
     low, span, ranged = _extent(maps)
     return torch.where(ranged, (maps - low) / span, 0)
 
 
 def usable(masks):
-    """Whether each mask (N, B, h, w) is finite and not flat -> (N, B) bool; counts the others."""
+    """Whether each mask (N, B, h, w) is finite and not flat -> (N, B) bool; counts the others.
+
+    >>> kernels.usable(torch.tensor([[[[0.0, 1.0]], [[2.0, 2.0]]]])).tolist()
+    [[True, False]]
+    """
     _, span, ranged = _extent(masks)
     finite = span.isfinite()
     count("nan groups", (~finite).sum())
@@ -107,6 +131,12 @@ def percentile_denoise(masks, theta=70):
     interpolated one: no pixel lies between the two, so the same pixels are kept, without a sort.
     Pixels that differ from it by rounding error are equal to it, and go. NaN stays NaN, for
     `usable` to see. Of the values 1 to 100 and theta = 70, 71 to 100 remain.
+
+    Raises:
+        ValueError: theta outside 0 to 100.
+
+    >>> kernels.percentile_denoise(torch.arange(1.0, 11).view(1, 1, 10)).flatten().tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 8.0, 9.0, 10.0]
     """
     if not 0 <= theta <= 100:
         raise ValueError(f"theta is a percentage, 0 to 100, not {theta}")
@@ -121,6 +151,13 @@ def group_sum(features, weights, groups):
 
     features (N, K, h, w), weights (N, K) -> (N, groups, h, w). Where K is not a multiple of
     groups, the first ones take a channel more (as `numpy.array_split`). A NaN stays in its group.
+
+    Raises:
+        ValueError: fewer than one group.
+
+    >>> features, weights = torch.arange(5.0).view(1, 5, 1, 1), torch.ones(1, 5)
+    >>> kernels.group_sum(features, weights, groups=2).flatten().tolist()  # 0 + 1 + 2 and 3 + 4
+    [3.0, 7.0]
     """
     if groups < 1:
         raise ValueError(f"the number of groups is at least 1, not {groups}")
@@ -140,6 +177,10 @@ def pixel_mean_weights(small, big):
 
     phi is linear and separable, so mean(phi(G)) = rows @ G @ columns for G of size small (h, w).
     Returns rows (h,) and columns (w,), float64 on the CPU; each adds up to 1.
+
+    >>> rows, columns = kernels.pixel_mean_weights((2, 3), (6, 9))
+    >>> rows.allclose(torch.tensor([0.5, 0.5], dtype=torch.float64)), columns.shape
+    (True, torch.Size([3]))
     """
     return tuple(
         F.interpolate(torch.eye(n, dtype=torch.float64)[None], size=m, mode="linear")[0].mean(-1)
@@ -150,11 +191,22 @@ def pixel_mean_weights(small, big):
 def masked_scores(score, images, baselines, masks, prepare, batch, alive=None):
     """Scores of images seen through masks: images * mask + baselines * (1 - mask), eq. 3-10.
 
-    images, baselines (N, C, H, W); masks (N, B, h, w), at any resolution.
-    prepare: masks (n, 1, h, w) -> (n, 1, H, W) in [0, 1], called on the masks of one pass.
-    score: inputs (n, C, H, W), owners (n,) -> (n,); owners are the indices of their images.
-    alive (N, B) bool: masks worth a pass; the others score 0. None: all.
     Masks of all images are packed into passes of `batch`. Returns (N, B).
+
+    Args:
+        score: inputs (n, C, H, W), owners (n,) -> (n,); owners are the indices of their images.
+        images, baselines: (N, C, H, W).
+        masks: (N, B, h, w), at any resolution.
+        prepare: masks (n, 1, h, w) -> (n, 1, H, W) in [0, 1], called on the masks of one pass.
+        batch: masks in a pass.
+        alive: (N, B) bool: masks worth a pass; the others score 0. None: all.
+
+    >>> white, black = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
+    >>> masks = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [1.0, 1.0]]]])
+    >>> def brightness(inputs, owners):
+    ...     return inputs.mean((1, 2, 3))
+    >>> kernels.masked_scores(brightness, white, black, masks, lambda mask: mask, batch=8).tolist()
+    [[0.25, 1.0]]
     """
     if alive is None:
         alive = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
@@ -171,6 +223,9 @@ def rank_pixels(maps):
     """The rank of every pixel, 0 for the strongest: (N, H, W) -> (N, H*W) int64.
 
     Equal pixels keep their reading order (a stable sort), on every device.
+
+    >>> kernels.rank_pixels(torch.tensor([[[0.1, 0.9], [0.5, 0.5]]])).tolist()
+    [[3, 0, 1, 2]]
     """
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     positions = torch.arange(order.shape[1], device=order.device).expand_as(order)
@@ -182,6 +237,12 @@ def window_corners(size, window, stride):
 
     From the top left in steps of stride (vertical, horizontal); where a step would leave the image,
     the last window ends at the border, so that every pixel is covered.
+
+    Raises:
+        ValueError: a window that does not fit the image, a stride below 1.
+
+    >>> kernels.window_corners((4, 7), (4, 4), (2, 2)).tolist()
+    [[0, 0], [0, 2], [0, 3]]
     """
     for length, part, step in zip(size, window, stride, strict=True):
         if not 1 <= part <= length:
@@ -202,6 +263,11 @@ def take_windows(images, owners, corners, window):
     """Equation 4-1: windows (n, C, h, w) of images (N, C, H, W).
 
     owners (n,) index images, corners (n, 2) are their top left pixels; window is (h, w).
+
+    >>> numbered = torch.arange(16.0).view(1, 1, 4, 4)
+    >>> owners, corners = torch.tensor([0]), torch.tensor([[2, 1]])
+    >>> kernels.take_windows(numbered, owners, corners, (2, 2)).tolist()
+    [[[[9.0, 10.0], [13.0, 14.0]]]]
     """
     rows = corners[:, 0, None] + torch.arange(window[0], device=corners.device)
     columns = corners[:, 1, None] + torch.arange(window[1], device=corners.device)
@@ -210,7 +276,13 @@ def take_windows(images, owners, corners, window):
 
 
 def fuse_windows(windows, corners, size):
-    """The sum of equation 4-8: windows (N, P, h, w) added up at corners (P, 2) -> (N, *size)."""
+    """The sum of equation 4-8: windows (N, P, h, w) added up at corners (P, 2) -> (N, H, W).
+
+    size: (H, W).
+
+    >>> kernels.fuse_windows(torch.ones(1, 2, 1, 2), torch.tensor([[0, 0], [0, 1]]), (1, 3)).tolist()
+    [[[1.0, 2.0, 1.0]]]
+    """
     h, w = windows.shape[-2:]
     total = windows.new_zeros(len(windows), *size)
     for k, (y, x) in enumerate(corners.tolist()):
@@ -224,6 +296,13 @@ def low_pass(maps, cutoff, kind="ideal"):
     Frequencies are counted in cycles per image side, as distances from the centre of the spectrum:
     D = sqrt(X^2 + Y^2), up to sqrt(H^2 + W^2) / 2. kind: "ideal" keeps D <= D_0 whole and nothing
     else, and rings; "gaussian" weighs by exp(-D^2 / (2 D_0^2)). The image is taken as periodic.
+
+    Raises:
+        ValueError: a cutoff out of range, another kind.
+
+    >>> wave = torch.cos(2 * torch.pi * 8 * torch.arange(32) / 32).expand(1, 32, 32)
+    >>> kernels.low_pass(1 + wave, cutoff=4).allclose(torch.ones(()), atol=1e-5)  # 8 cycles are gone
+    True
     """
     height, width = maps.shape[-2:]
     largest = math.hypot(height, width) / 2

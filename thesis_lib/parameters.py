@@ -15,6 +15,10 @@ def declared(source):
     """What a parameters cell declares, `name: type = default` each: {name: (type's name, default)}.
 
     Raises ValueError where a default is not a plain value.
+
+    >>> from thesis_lib.parameters import declared
+    >>> declared("images: int = 64  # how many")
+    {'images': ('int', 64)}
     """
     return {
         node.target.id: (ast.unparse(node.annotation).split("[")[0], ast.literal_eval(node.value))
@@ -27,6 +31,10 @@ def faults(given, kinds):
     """What is wrong with values {name: value} for parameters {name: name of its type}, as sentences.
 
     A whole number will do for a float; True and False are no numbers.
+
+    >>> from thesis_lib.parameters import faults
+    >>> list(faults({"image": 8}, {"images": "int"}))
+    ["there is no parameter 'image': did you mean 'images'?"]
     """
     for name, value in given.items():
         if name not in kinds:
@@ -47,6 +55,8 @@ def check_parameters():
     names the notebook that the values are for. Does nothing where nothing was put in.
 
     Raises ValueError that lists unknown names, each with the closest known one, and wrong types.
+
+    >>> tl.check_parameters()  # outside of a notebook nothing was put in
     """
     from IPython import get_ipython
 

@@ -48,17 +48,28 @@ STYLE = {
 
 
 def use_style():
-    """Set the style for every figure that follows."""
+    """Set the style for every figure that follows.
+
+    >>> plots.use_style()
+    """
     plt.rcParams.update(STYLE)
 
 
 def name(method):
-    """How a method is called in text; a key that is not listed stands for itself."""
+    """How a method is called in text; a key that is not listed stands for itself.
+
+    >>> plots.name("msg_cam"), plots.name("mine")
+    ('MSG-CAM', 'mine')
+    """
     return METHOD_NAMES.get(method, method)
 
 
 def colour(method):
-    """A method's colour through the whole book; grey for one that is not listed."""
+    """A method's colour through the whole book; grey for one that is not listed.
+
+    >>> plots.colour("msg_cam"), plots.colour("mine")
+    ('#D55E00', '#888888')
+    """
     return METHOD_COLOURS.get(method, "#888888")
 
 
@@ -71,12 +82,20 @@ def _array(x):
 
 
 def picture(pixels):
-    """Pixels (3, H, W) in [0, 1], array or tensor, as (H, W, 3) for imshow."""
+    """Pixels (3, H, W) in [0, 1], array or tensor, as (H, W, 3) for imshow.
+
+    >>> plots.picture(sample.pixels).shape
+    (224, 224, 3)
+    """
     return _array(pixels).clip(0, 1).transpose(1, 2, 0)
 
 
 def overlay(pixels, saliency, weight=0.5):
-    """A map (H, W) in [0, 1] in colour over its picture (3, H, W), as (H, W, 3)."""
+    """A map (H, W) in [0, 1] in colour over its picture (3, H, W), as (H, W, 3).
+
+    >>> plots.overlay(sample.pixels, tl.METHODS["grad_cam"](clf, images)[0]).shape
+    (224, 224, 3)
+    """
     colours = plt.get_cmap(SALIENCY)(_array(saliency))[..., :3]
     return (1 - weight) * picture(pixels) + weight * colours
 
@@ -86,6 +105,12 @@ def show_maps(pixels, maps, titles=None):
 
     `pixels` is (N, 3, H, W) in [0, 1]; `maps` maps a method (or any title) to (N, H, W);
     `titles` (N,) name the rows, the class for instance. Returns the figure.
+
+    >>> plots.use_style()
+    >>> maps = {"grad_cam": tl.METHODS["grad_cam"](clf, images)}
+    >>> figure = plots.show_maps(sample.pixels[None], maps)
+    >>> [axis.get_title() for axis in figure.axes]
+    ['picture', 'Grad-CAM']
     """
     rows, columns = len(pixels), 1 + len(maps)
     side = WIDTH / columns
@@ -108,6 +133,12 @@ def curves(axis, fractions, by_method, title="", areas=True):
     """Insertion or deletion curves of one picture (or means) in one panel.
 
     `by_method` maps a method to its curve (T,); `areas` adds the area under each to the legend.
+
+    >>> import matplotlib.pyplot as plt
+    >>> _, axis = plt.subplots()
+    >>> plots.curves(axis, [0, 0.5, 1], {"grad_cam": [0, 1, 1]})
+    >>> axis.get_legend().get_texts()[0].get_text()
+    'Grad-CAM 75.0'
     """
     fractions = _array(fractions)
     for method, curve in by_method.items():
@@ -122,6 +153,14 @@ def intervals(axis, table, label="", reference=None):
     """Mean and 95 % interval of each method, from `thesis_lib.report.paired_table`.
 
     `reference` names the method whose mean is drawn as a line to compare with.
+
+    >>> import matplotlib.pyplot as plt
+    >>> import pandas as pd
+    >>> _, axis = plt.subplots()
+    >>> table = pd.DataFrame({"mean": [0.5], "low": [0.4], "high": [0.6]}, index=["msg_cam"])
+    >>> plots.intervals(axis, table, "over-all")
+    >>> axis.get_yticklabels()[0].get_text()
+    'MSG-CAM'
     """
     for y, (method, row) in enumerate(table.iterrows()):
         width = np.maximum(0, [[row["mean"] - row["low"]], [row["high"] - row["mean"]]])  # rounding
@@ -139,6 +178,19 @@ def forest(axis, table, scale=100, label=""):
 
     `table` is indexed by (method, variant): one value of `thesis_lib.report.variants_table`.
     Filled: clear (`thesis_lib.report.is_clear`); hollow: not.
+
+    >>> import matplotlib.pyplot as plt
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame([
+    ...     {"id": i, "class": 0, "method": method, "overall": 0.1 * i + gain}
+    ...     for i in range(8)
+    ...     for method, gain in [("grad_cam", 0), ("grad_cam enhanced", 0.1), ("grad_cam SESS", 0)]
+    ... ])
+    >>> table = report.variants_table(rows, ["overall"])
+    >>> _, axis = plt.subplots()
+    >>> plots.forest(axis, table.loc["overall"], label="over-all, difference")
+    >>> axis.get_yticklabels()[0].get_text()
+    'Grad-CAM'
     """
     table = table.dropna(subset=["difference"])
     clear = is_clear(table)
@@ -163,6 +215,17 @@ def confidence(axis, table, label=""):
     """Mean by confidence bin and method, from `thesis_lib.report.confidence_table`.
 
     The ticks carry the number of images in each bin.
+
+    >>> import matplotlib.pyplot as plt
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame({
+    ...     "id": ["a", "b", "c"] * 2, "class": 0, "method": ["msg_cam"] * 3 + ["grad_cam"] * 3,
+    ...     "overall": [0.5, 0.6, 0.7, 0.4, 0.6, 0.6], "probability": [0.95, 0.3, 1.0] * 2,
+    ... })
+    >>> _, axis = plt.subplots()
+    >>> plots.confidence(axis, report.confidence_table(rows, "overall"))
+    >>> axis.get_xticklabels()[-1].get_text()
+    '>=0.9999\\nn=1'
     """
     for method, part in table.groupby("method", sort=False):
         style = _line(method) | {"marker": "o", "markersize": 4}

@@ -20,7 +20,7 @@ def show(data, digits=3):
     loses its sign, numpy scalars, arrays and tensors print as plain numbers, the order does not
     depend on how the data came about.
 
-    >>> show({"overall": 0.44740001, "images": 256, "auc": [0.5, -1e-9]})
+    >>> report.show({"overall": 0.44740001, "images": 256, "auc": [0.5, -1e-9]})
     auc: [0.500, 0.000]
     images: 256
     overall: 0.447
@@ -52,6 +52,10 @@ def bootstrap_interval(x, seed=0, n=10_000, groups=None):
     positions, so methods measured on the same images share their resamples.
 
     Raises ValueError for an empty or non-finite `x`.
+
+    >>> mean, low, high = report.bootstrap_interval([0.0, 1.0, 1.0, 1.0])
+    >>> mean, low < mean < high
+    (0.75, True)
     """
     x = np.asarray(x, dtype=float)
     if x.ndim != 1 or not x.size or not np.isfinite(x).all():
@@ -79,6 +83,9 @@ def holm(p):
     """Holm's step-down correction of p-values (M,), keeping the family-wise error rate.
 
     NaN, where nothing was tested, stays NaN and does not count.
+
+    >>> report.holm([0.01, 0.04, float("nan")]).tolist()
+    [0.02, 0.04, nan]
     """
     p = np.asarray(p, dtype=float)
     order = np.argsort(p, kind="stable")[: np.isfinite(p).sum()]  # NaN is sorted to the end
@@ -105,6 +112,15 @@ def paired_table(rows, value, reference="msg_cam", groups=None, seed=0):
         Wilcoxon signed-rank test of the differences, Holm-corrected over the table
 
     Raises ValueError if the reference is missing or if methods were measured on different pairs.
+
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame({
+    ...     "id": ["a", "b", "c"] * 2, "class": 0, "method": ["msg_cam"] * 3 + ["grad_cam"] * 3,
+    ...     "overall": [0.5, 0.6, 0.7, 0.4, 0.6, 0.6], "probability": [0.95, 0.3, 1.0] * 2,
+    ... })
+    >>> table = report.paired_table(rows, "overall")
+    >>> table[["n", "mean", "difference"]].round(3).loc["grad_cam"].tolist()
+    [3.0, 0.533, -0.067]
     """
     table = _compared(rows, value, reference, groups, seed)
     table["p"] = holm(table["p"].to_numpy())
@@ -147,6 +163,16 @@ def variants_table(rows, values, variants=("enhanced", "SESS"), groups=None, see
     comparisons.
 
     Raises ValueError if a variant is missing or was measured on other pairs than its base method.
+
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame([
+    ...     {"id": i, "class": 0, "method": method, "overall": 0.1 * i + gain}
+    ...     for i in range(8)
+    ...     for method, gain in [("grad_cam", 0), ("grad_cam enhanced", 0.1), ("grad_cam SESS", 0)]
+    ... ])
+    >>> table = report.variants_table(rows, ["overall"])
+    >>> table["difference"].round(3).loc["overall", "grad_cam"].to_dict()
+    {'bare': nan, 'enhanced': 0.1, 'SESS': 0.0}
     """
     names = list(rows["method"].drop_duplicates())
     bases = [name for name in names if not name.endswith(tuple(f" {v}" for v in variants))]
@@ -166,7 +192,13 @@ def variants_table(rows, values, variants=("enhanced", "SESS"), groups=None, see
 
 
 def is_clear(table):
-    """Which differences have an interval without 0 and p < 0.05: both ways of looking agree."""
+    """Which differences have an interval without 0 and p < 0.05: both ways of looking agree.
+
+    >>> import pandas as pd
+    >>> table = {"p": [0.01, 0.01], "difference_low": [0.1, -0.1], "difference_high": [0.3, 0.3]}
+    >>> report.is_clear(pd.DataFrame(table)).tolist()
+    [True, False]
+    """
     return (table["p"] < 0.05) & (table["difference_low"] * table["difference_high"] > 0)
 
 
@@ -175,6 +207,17 @@ def verdicts(tables, value, sign=1, name=str):
 
     tables: {network: `variants_table`}; sign: 1 where more of the value is better, -1 where less
     is; name: turns a method into its printed name.
+
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame([
+    ...     {"id": i, "class": 0, "method": method, "overall": 0.1 * i + gain}
+    ...     for i in range(8)
+    ...     for method, gain in [("grad_cam", 0), ("grad_cam enhanced", 0.1), ("grad_cam SESS", 0)]
+    ... ])
+    >>> table = report.variants_table(rows, ["overall"])
+    >>> print(report.verdicts({"VGG19": table}, "overall", name=plots.name))
+    - VGG19, enhanced: clearly better for Grad-CAM; clearly worse for none; open for none.
+    - VGG19, SESS: clearly better for none; clearly worse for none; open for Grad-CAM.
     """
 
     def listed(methods):
@@ -204,6 +247,12 @@ def readable(table, scale=100, digits=2):
     """The same table as text to display: `mean [low, high]`, differences and p, one per column.
 
     Means are multiplied by `scale` (100: per cent, as the thesis prints them).
+
+    >>> import pandas as pd
+    >>> row = {"n": 3, "mean": 0.5, "low": 0.4, "high": 0.6, "p": 0.03}
+    >>> row |= {"difference": 0.1, "difference_low": 0.0, "difference_high": 0.2}
+    >>> report.readable(pd.DataFrame([row]), digits=0).iloc[0, 1:].tolist()
+    ['50 [40, 60]', '10 [0, 20]', '3.0e-02']
     """
 
     def interval(row, name, low, high):
@@ -227,7 +276,11 @@ def readable(table, scale=100, digits=2):
 
 
 def confidence_bins(probability):
-    """Bin 0..10 of each probability: [0, 0.1), ..., [0.8, 0.9), [0.9, 0.9999), [0.9999, 1]."""
+    """Bin 0..10 of each probability: [0, 0.1), ..., [0.8, 0.9), [0.9, 0.9999), [0.9999, 1].
+
+    >>> report.confidence_bins([0.05, 0.95, 1.0]).tolist()
+    [0, 9, 10]
+    """
     return np.digitize(probability, CONFIDENCE_EDGES)
 
 
@@ -236,6 +289,14 @@ def confidence_table(rows, value, seed=0):
 
     `rows` needs the columns method, probability and `value`. Returns one row per (bin, method)
     with all eleven bins; an empty one has n = 0 and NaN.
+
+    >>> import pandas as pd
+    >>> rows = pd.DataFrame({
+    ...     "id": ["a", "b", "c"] * 2, "class": 0, "method": ["msg_cam"] * 3 + ["grad_cam"] * 3,
+    ...     "overall": [0.5, 0.6, 0.7, 0.4, 0.6, 0.6], "probability": [0.95, 0.3, 1.0] * 2,
+    ... })
+    >>> report.confidence_table(rows, "overall").query("n > 0")["label"].unique().tolist()
+    ['0.3-0.4', '0.9-0.9999', '>=0.9999']
     """
     bins = confidence_bins(rows["probability"])
     records = []

@@ -28,6 +28,9 @@ def validation(name, root="", count=16, seed=0):
     For "glyphs" its validation split, drawn from the seed, written the way the test split is, JPEG
     included, and removed again with the dataset. For another dataset (name and root as
     `open_dataset` takes them) its last pictures; tables take the first.
+
+    >>> len(validation("glyphs", count=2))
+    2
     """
     if name != "glyphs":
         return Last(open_dataset(name, root), count)
@@ -45,6 +48,9 @@ def examples(dataset, positions):
     last, the first), no picture twice. So there are fewer only if the dataset has no more.
 
     Raises OSError if no picture can be read.
+
+    >>> list(examples(open_dataset("glyphs"), [3, 3, 8]))
+    [3, 4, 8]
     """
     found, broken = {}, {}
     for wanted in positions:

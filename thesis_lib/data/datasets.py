@@ -31,7 +31,11 @@ VOC_CATEGORIES = (
 @dataclass
 class Sample:
     """One picture: pixels (3, H, W) float32 in [0, 1]; classes that it shows; for each of them
-    `masks[c]`, (H, W) bool, the union of its boxes, and where known `pixel_masks[c]`."""
+    `masks[c]`, (H, W) bool, the union of its boxes, and where known `pixel_masks[c]`.
+
+    >>> sample.id, sample.classes, sample.pixels.shape
+    ('ILSVRC2012_val_00000005', (4,), torch.Size([3, 224, 224]))
+    """
 
     id: str
     pixels: torch.Tensor
@@ -40,29 +44,45 @@ class Sample:
     pixel_masks: dict = field(default_factory=dict)
 
 
-def open_image(source, size, annotated=None):
-    """Pixels (3, size, size) float32 in [0, 1] of any picture that Pillow reads, in RGB, resized
-    without keeping its shape (thesis 3.4.2).
+def read_picture(source, annotated=None):
+    """Any picture that Pillow reads, whole, as a Pillow image of 8 bits: "RGB", or "RGBA" where it
+    has transparent parts.
 
     A note in the file that it is to be turned (EXIF) is followed, unless the picture as stored has
     the width and height that it was `annotated` at: then the boxes belong to it as stored.
 
-    Raises OSError, with the file's name: no picture, cut off, too large, or of another size than
-    it was annotated at.
+    Raises OSError, with the file's name: no picture, cut off, too large.
+
+    >>> read_picture(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG").size
+    (224, 224)
     """
-    name = Path(source).name
     try:
         with Image.open(source) as image:
             image.load()
             picture = image if image.size == annotated else ImageOps.exif_transpose(image)
             if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
                 picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            picture = picture.convert("RGB")
+            return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except Exception as error:  # Pillow's readers raise many kinds of it on broken files
-        raise OSError(f"{name} is not a readable picture: {error}") from error
+        raise OSError(f"{Path(source).name} is not a readable picture: {error}") from error
+
+
+def open_image(source, size, annotated=None):
+    """Pixels (3, size, size) float32 in [0, 1] of any picture that Pillow reads, in RGB, resized
+    without keeping its shape (thesis 3.4.2).
+
+    Turned as `read_picture` has it. What is transparent has the colour that is stored there.
+
+    Raises OSError, with the file's name: as `read_picture`, or of another size than it was
+    annotated at.
+
+    >>> open_image(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG", 112).shape
+    torch.Size([3, 112, 112])
+    """
+    picture = read_picture(source, annotated).convert("RGB")
     if annotated and picture.size != annotated:
         raise OSError(
-            f"{name} has {picture.width} x {picture.height} pixels, "
+            f"{Path(source).name} has {picture.width} x {picture.height} pixels, "
             f"but was annotated at {annotated[0]} x {annotated[1]}"
         )
     resized = picture.resize((size, size), Image.Resampling.BILINEAR)
@@ -103,11 +123,19 @@ def _read_indices(path):
 class ImageNet:
     """ILSVRC2012 validation in either of its usual layouts.
 
-    One folder a class: `root`/val/<wnid>/*.JPEG. Flat, as the archive unpacks: `root`/val/*.JPEG,
-    with the development kit's `root`/ILSVRC2012_devkit_t12/data/{meta.mat,
-    ILSVRC2012_validation_ground_truth.txt}. Class indices count the sorted WNIDs, as torchvision's
-    do: the kit's, where it is there, else the folders'. `root`/masks, where it is there, holds
+    One folder a class: `root/val/<wnid>/*.JPEG`. Flat, as the archive unpacks: `root/val/*.JPEG`,
+    with the development kit's `meta.mat` and `ILSVRC2012_validation_ground_truth.txt` in
+    `root/ILSVRC2012_devkit_t12/data`. Class indices count the sorted WNIDs, as torchvision's
+    do: the kit's, where it is there, else the folders'. `root/masks`, where it is there, holds
     pixel masks as PNG.
+
+    Raises:
+        FileNotFoundError: no pictures, or a flat folder without the development kit.
+        ValueError: a damaged kit.
+
+    >>> benchmark = ImageNet(GLYPHS / "ILSVRC2012")  # the embedded one has this layout
+    >>> len(benchmark), benchmark.categories[4]
+    (320, '04_telephone')
     """
 
     def __init__(self, root, size=224):
@@ -164,10 +192,15 @@ def _read_devkit(folder):
 
 
 class VOC2007:
-    """VOC2007, `root`/VOCdevkit/VOC2007, through torchvision; split: "test" or "trainval".
+    """VOC2007, `root/VOCdevkit/VOC2007`, through torchvision; split: "test" or "trainval".
 
     As in TorchRay, a picture's classes are those with an object that is not difficult, and the
     difficult objects of such a class count with the others.
+
+    >>> from thesis_lib.data.glyphs import CLASSES
+    >>> scenes = VOC2007(GLYPHS, categories=CLASSES)  # the embedded ones have this layout
+    >>> scenes[0].classes == tuple(scenes[0].masks)
+    True
     """
 
     def __init__(self, root, size=224, categories=VOC_CATEGORIES, split="test"):
@@ -215,8 +248,13 @@ class VOC2007:
 
 
 class COCO2014:
-    """COCO 2014, `root`/{split}2014/*.jpg and `root`/annotations/instances_{split}2014.json,
-    through pycocotools; split: "val" or "train". Crowds count as any other object."""
+    """COCO 2014, `root/{split}2014/*.jpg` and `root/annotations/instances_{split}2014.json`,
+    through pycocotools; split: "val" or "train". Crowds count as any other object.
+
+    >>> scenes = COCO2014(GLYPHS / "coco")  # the embedded ones have this layout
+    >>> scenes.categories[:2]
+    ['aeroplane', 'anchor']
+    """
 
     def __init__(self, root, size=224, split="val"):
         from pycocotools.coco import COCO
@@ -262,7 +300,11 @@ class COCO2014:
 
 
 class Folder:
-    """Any pictures under a folder, without labels."""
+    """Any pictures under a folder, without labels.
+
+    >>> Folder(GLYPHS / "ILSVRC2012/val/04_telephone").ids[0]
+    'ILSVRC2012_val_00000005'
+    """
 
     def __init__(self, root, size=224):
         self.size, self.categories = size, []
@@ -284,7 +326,11 @@ class Folder:
 
 def glyphs(part="singles", root=GLYPHS):
     """The embedded benchmark's test split: "singles" (ILSVRC2012 layout), "scenes" (VOC2007) or
-    "scenes_coco" (COCO2014). Synthetic pictures; see `thesis_lib.data.glyphs`."""
+    "scenes_coco" (COCO2014). Synthetic pictures; see `thesis_lib.data.glyphs`.
+
+    >>> glyphs("singles").categories[:3]
+    ['aeroplane', 'anchor', 'umbrella']
+    """
     from thesis_lib.data.glyphs import CLASSES
 
     root = Path(root)
@@ -333,6 +379,9 @@ def open_dataset(name, root="", subset=""):
         ValueError: unknown name; "folder" without a root; a damaged index list, or one of another
             dataset.
         FileNotFoundError: the dataset or the index list is not there.
+
+    >>> len(open_dataset("glyphs")), len(open_dataset("glyphs_scenes"))
+    (320, 256)
     """
     if name in EMBEDDED:
         dataset = glyphs(EMBEDDED[name])

@@ -179,6 +179,12 @@ def load_classifier(name, weights=None, layer=None, device=None, bf16=False):
         ValueError: unknown name, weights of another network, NaN weights, a pickle with code.
         FileNotFoundError: no such file; or not in the library's cache, and no network.
         ImportError: a name of timm, which is not installed.
+
+    >>> tl.load_classifier("vgg19_glyphs", device="cpu")
+    Classifier(vgg19_glyphs, layer='features.35')
+    >>> random = tl.load_classifier("squeezenet1_1", weights="random", device="cpu")
+    >>> random.categories[0]
+    'tench'
     """
     _check_name(name)
     facts = {}

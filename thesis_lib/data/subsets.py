@@ -29,7 +29,11 @@ TITLES = {
 def draw(ids, count, seed=0):
     """`count` of the ids, without replacement: those of the smallest SHA-256 of "seed id", in its
     order. So a draw depends neither on the order of `ids` nor on a library's random numbers, and
-    the first n of a list are what a draw of n gives."""
+    the first n of a list are what a draw of n gives.
+
+    >>> draw(["a", "b", "c"], 3)[:2] == draw(["c", "b", "a"], 2)
+    True
+    """
     if not 0 < count <= len(ids):
         raise ValueError(f"cannot draw {count:,} of {len(ids):,} pictures")
     return sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:count]

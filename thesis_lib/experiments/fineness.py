@@ -26,6 +26,13 @@ def boundary_distance(maps, masks):
 
     Raises:
         ValueError: as `pointing_game`.
+
+    >>> from thesis_lib.experiments import boundary_distance
+    >>> masks = torch.zeros(1, 9, 9, dtype=torch.bool)
+    >>> masks[0, 2:5, 2:5] = True
+    >>> moved = masks.roll(2, dims=2)  # two pixels to the right
+    >>> float(boundary_distance(masks.float(), masks)[0]), bool(boundary_distance(moved.float(), masks) > 0)
+    (0.0, True)
     """
     maps, masks = check_masks(maps, masks)
     areas = masks.flatten(1).sum(1, keepdim=True)
@@ -50,6 +57,13 @@ def effective_resolution(maps, share=0.95):
     Energy of the cosine transform (which, unlike Fourier's, sees no jump from one border to the
     other) without its mean, summed by distance from frequency zero. Flat maps have 0. It says how
     much detail a map holds, not whether the detail is right: noise and grids count as well.
+
+    >>> from thesis_lib.experiments import effective_resolution
+    >>> coarse = torch.rand(1, 1, 7, 7, generator=torch.Generator().manual_seed(0))
+    >>> fine = torch.rand(1, 1, 56, 56, generator=torch.Generator().manual_seed(0))
+    >>> low, high = (effective_resolution(kernels.resize(x, (56, 56))[:, 0]) for x in (coarse, fine))
+    >>> bool(low < high)
+    True
     """
     maps = check_maps(maps, tuple(maps.shape)).cpu().double().numpy()
     height, width = maps.shape[-2:]

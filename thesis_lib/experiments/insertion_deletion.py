@@ -11,16 +11,14 @@ from thesis_lib.kernels import blur, count, rank_pixels
 class InsertionDeletion(NamedTuple):
     """Curves and areas of N images at T points, in [0, 1] (`overall` in [-1, 1])."""
 
-    fractions: torch.Tensor  # (T,) share of pixels inserted or deleted: 0, step / (H W), ..., 1
-    insertion: torch.Tensor  # (N, T) probability of the class; its end is the intact image
-    deletion: torch.Tensor  # (N, T) probability of the class; its start is the intact image
-    insertion_auc: torch.Tensor  # (N,) higher is better
-    deletion_auc: torch.Tensor  # (N,) lower is better
-    overall: torch.Tensor  # (N,) insertion_auc - deletion_auc
-    classes: torch.Tensor  # (N,) whose probability was followed
-    tied: (
-        torch.Tensor
-    )  # (N,) pixels that share their value with another: the map does not rank them
+    fractions: torch.Tensor  #: (T,) share of pixels replaced, from 0 in steps of step / (H W) to 1
+    insertion: torch.Tensor  #: (N, T) probability of the class; its end is the intact image
+    deletion: torch.Tensor  #: (N, T) probability of the class; its start is the intact image
+    insertion_auc: torch.Tensor  #: (N,) higher is better
+    deletion_auc: torch.Tensor  #: (N,) lower is better
+    overall: torch.Tensor  #: (N,) insertion_auc - deletion_auc
+    classes: torch.Tensor  #: (N,) whose probability was followed
+    tied: torch.Tensor  #: (N,) pixels that share their value, which the map does not rank
 
 
 @torch.no_grad()
@@ -50,8 +48,12 @@ def insertion_deletion(clf, images, maps, classes=None, step=448):
             range.
         IndexError: for a class out of range.
 
-    >>> result = tl.insertion_deletion(clf, images, maps)  # doctest: +SKIP
-    >>> result.overall.mean()  # doctest: +SKIP
+    >>> maps = tl.METHODS["grad_cam"](clf, images)
+    >>> result = tl.insertion_deletion(clf, images, maps, step=6272)
+    >>> result.fractions.tolist()
+    [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
+    >>> result.insertion_auc > result.deletion_auc
+    tensor([True])
     """
     images = clf.prepare(images)
     n, _, height, width = images.shape

@@ -32,7 +32,7 @@ def pointing_game(maps, masks, points=100, tolerance=0):
 
     >>> maps = torch.tensor([[[0.9, 0.8], [0.1, 0.0]]])
     >>> masks = torch.tensor([[[True, False], [True, False]]])
-    >>> pointing_game(maps, masks, points=2)
+    >>> tl.pointing_game(maps, masks, points=2)
     (tensor([1]), tensor([1]))
     """
     maps, masks = check_masks(maps, masks)
@@ -48,6 +48,11 @@ def grow(masks, tolerance):
     """Masks (N, H, W) bool with every pixel whose distance to them is below `tolerance`.
 
     Tolerance 15 turns a single pixel into a disk of 697.
+
+    >>> masks = torch.zeros(1, 40, 40, dtype=torch.bool)
+    >>> masks[0, 20, 20] = True
+    >>> int(grow(masks, 15).sum())
+    697
     """
     if tolerance < 0:
         raise ValueError(f"tolerance must not be negative, it is {tolerance}")
@@ -71,6 +76,11 @@ def energy_inside(maps, masks):
 
     Raises:
         ValueError: as `pointing_game`, and for negative maps.
+
+    >>> from thesis_lib.experiments import energy_inside
+    >>> maps = torch.tensor([[[3.0, 1.0]]])
+    >>> energy_inside(maps, torch.tensor([[[True, False]]])).tolist()
+    [0.75]
     """
     maps, masks = check_masks(maps, masks)
     if (maps < 0).any():
@@ -84,6 +94,10 @@ def mean_over_classes(hits, misses, classes):
     """Equation 3-13 per class, hits / (hits + misses), then the mean over the classes there are.
 
     All three are (N,): tensors, arrays, columns or lists. Returns a float in [0, 1].
+
+    >>> from thesis_lib.experiments import mean_over_classes
+    >>> mean_over_classes(hits=[100, 50, 0], misses=[0, 50, 100], classes=[1, 1, 2])  # 75 % and 0 %
+    0.375
     """
     columns = {"hits": hits, "misses": misses, "class": classes}
     table = pd.DataFrame({k: x.tolist() if hasattr(x, "tolist") else x for k, x in columns.items()})

@@ -78,6 +78,15 @@ def evaluate(
         ValueError: unknown metric or engine; a method whose settings have no stable description;
             no picture that could be measured.
         OSError: a shard cannot be written, as on a full disk; those written before stay.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     rows = tl.evaluate(
+    ...         open_dataset("glyphs"), clf, ["grad_cam", "xgrad_cam"], out=out, limit=2, step=6272,
+    ...         progress=False,
+    ...     )
+    >>> rows[["id", "method"]].iloc[0].tolist(), len(rows)
+    (['ILSVRC2012_val_00000001', 'grad_cam'], 4)
     """
     if engine not in ("local", "dask"):
         raise ValueError(f'engine must be "local" or "dask", not {engine!r}')
@@ -270,6 +279,15 @@ def load_rows(run):
     """The rows of a finished run's folder as `evaluate` returned them; nothing is computed.
 
     Raises FileNotFoundError if the run is not finished, ValueError if rows are missing or damaged.
+
+    >>> import tempfile
+    >>> from thesis_lib.experiments import load_rows
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     rows = tl.evaluate(
+    ...         open_dataset("glyphs"), clf, ["grad_cam"], out=out, limit=1, step=6272, progress=False
+    ...     )
+    ...     load_rows(rows.attrs["run"]).equals(rows)
+    True
     """
     run = Path(run)
     if not shards.is_finished(run):

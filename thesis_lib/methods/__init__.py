@@ -37,9 +37,18 @@ METHODS = _Methods(
 def variants(names, window, stride, cutoff, sess_sizes, settings):
     """Each base method bare, enhanced by windows, and under SESS, as chapter 4 compares them.
 
-    names: keys of METHODS; settings: {name: its own settings}, used in all three alike; the others:
-    as `enhance` and `sess` take them. Returns {"grad_cam": ..., "grad_cam enhanced": ...,
-    "grad_cam SESS": ...} for `evaluate`; `report.variants_table` compares rows by these names.
+    Args:
+        names: keys of METHODS.
+        window, stride, cutoff: as `enhance` takes them.
+        sess_sizes: the sizes of `sess`.
+        settings: {name: its own settings}, used in all three alike.
+
+    Returns:
+        a dict of methods for `evaluate`, whose keys are such as "grad_cam", "grad_cam enhanced" and
+        "grad_cam SESS"; `report.variants_table` compares rows by these names.
+
+    >>> list(variants(["grad_cam"], 160, 32, 28, [224, 288], {}))
+    ['grad_cam', 'grad_cam enhanced', 'grad_cam SESS']
     """
     methods = {}
     for name in names:

@@ -65,11 +65,18 @@ def transformer_attribution(clf, images, classes=None, *, start_layer=0, batch=N
     is the class token's row of A'_B ... A'_1. As in the official code, rows are not normalised;
     unlike there, relevance is kept image by image.
 
-    start_layer: the first block in the product: 0 as in the authors' examples, 1 as in their
-    evaluation. images, classes, batch, result: as `grad_cam`; maps at the resolution of the tokens,
-    up-sampled.
+    Args:
+        clf, images, classes, batch: as `grad_cam`, and the result; maps at the resolution of the
+            tokens, up-sampled.
+        start_layer: the first block in the product: 0 as in the authors' examples, 1 as in their
+            evaluation.
 
-        maps = tl.METHODS["transformer_attribution"](clf, images)
+    Raises:
+        ValueError: a network that is no plain ViT; a block that does not exist; or as `grad_cam`.
+
+    >>> maps = tl.METHODS["transformer_attribution"](vit, images)
+    >>> maps.shape, float(maps.max())
+    (torch.Size([1, 224, 224]), 1.0)
     """
     trace = _trace(clf, images, classes)
     if not 0 <= start_layer < len(trace.blocks):
@@ -88,6 +95,9 @@ def gradient_attention(clf, images, classes=None, *, batch=None):
     2021): no relevance propagation, so a fraction of the cost.
 
     images, classes, batch, result: as `transformer_attribution`.
+
+    >>> tl.METHODS["gradient_attention"](vit, images).shape
+    torch.Size([1, 224, 224])
     """
     trace = _trace(clf, images, classes)
     attentions = [state.attention.detach() for state in trace.states]
@@ -103,6 +113,10 @@ def attention_rollout(clf, images, classes=None, *, batch=None):
     out: min-max removes them.)
 
     images, classes, batch, result: as `transformer_attribution`.
+
+    >>> rollout = tl.METHODS["attention_rollout"]
+    >>> bool((rollout(vit, images, 3) == rollout(vit, images, 7)).all())
+    True
     """
     states = _trace(clf, images, classes).states
     return _class_row([state.attention.detach().mean(1) for state in states], images)

@@ -10,11 +10,18 @@ from thesis_lib.kernels import count, min_max, resize
 def explainer(share=1):
     """Make a method of a function that explains one batch of images.
 
-    The function takes (clf, images, classes or None, **settings) and returns raw maps (n, h, w);
+    The function, `(clf, images, classes or None, **settings)`, returns raw maps (n, h, w);
     the method takes any number of images and returns maps (N, H, W) in [0, 1], float32 (float64
     for a float64 network). A map that is flat or not finite becomes zero and is counted.
 
     share: the batches are 1/share of the classifier's, where one image needs much memory.
+
+    >>> @explainer()
+    ... def brightest(clf, images, classes=None, *, batch=None):
+    ...     return clf.denormalise(images).mean(1)
+    >>> maps = brightest(clf, images)
+    >>> maps.shape, float(maps.max())
+    (torch.Size([1, 224, 224]), 1.0)
     """
 
     def decorate(function):

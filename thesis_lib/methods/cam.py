@@ -17,10 +17,26 @@ def _combine(weights, features):
 def grad_cam(clf, images, classes=None, *, batch=None):
     """Grad-CAM (Selvaraju et al., 2017): w_k = mean of G_k; map = ReLU(sum_k w_k A_k).
 
-    images (N, 3, H, W), normalised; classes None (predicted), an index or (N,) indices.
-    batch: images in a forward pass, None for the classifier's. Returns (N, H, W) in [0, 1].
+    Args:
+        clf: a Classifier.
+        images: (N, 3, H, W), normalised.
+        classes: None (the predicted ones), one index, or (N,) indices.
+        batch: images in a forward pass, None for the classifier's.
 
-        maps = tl.METHODS["grad_cam"](clf, images, classes=[3, 7])
+    Returns:
+        (N, H, W) in [0, 1], float32; a flat map is zero, and counted (`counting`).
+
+    Raises:
+        ValueError: images that are no float tensor of that shape, logits that are not finite, a
+            network or layer that cannot be explained so.
+        IndexError: a class out of range.
+
+    >>> maps = tl.METHODS["grad_cam"](clf, images)
+    >>> maps.shape, float(maps.max())
+    (torch.Size([1, 224, 224]), 1.0)
+    >>> other = tl.METHODS["grad_cam"](clf, images, classes=7)  # the same picture, another class
+    >>> bool((maps - other).abs().max() > 0.1)
+    True
     """
     features, gradients, _, _ = clf.features_and_gradients(images, classes)
     return _combine(gradients.mean((-2, -1)), features)
@@ -36,6 +52,9 @@ def grad_cam_plus_plus(clf, images, classes=None, *, batch=None):
     which min-max removes: it is never computed and cannot overflow. Where g is 0 nothing is added.
 
     images, classes, batch, result: as `grad_cam`.
+
+    >>> tl.METHODS["grad_cam_plus_plus"](clf, images).shape
+    torch.Size([1, 224, 224])
     """
     features, gradients, _, _ = clf.features_and_gradients(images, classes)
     denominator = 2 + features.sum((-2, -1), keepdim=True) * gradients
@@ -49,6 +68,9 @@ def xgrad_cam(clf, images, classes=None, *, batch=None):
     """XGrad-CAM (Fu et al., 2020): w_k = sum(G_k A_k) / (sum(A_k) + 1e-6), as its official code.
 
     images, classes, batch, result: as `grad_cam`.
+
+    >>> tl.METHODS["xgrad_cam"](clf, images).shape
+    torch.Size([1, 224, 224])
     """
     features, gradients, _, _ = clf.features_and_gradients(images, classes)
     mass = features.sum((-2, -1)) + 1e-6  # the official guard against channels that are all zero

@@ -21,6 +21,11 @@ def mask_weights(clf, images, blurred, masks, alive, classes, score):
 
     I_r shows image I_0 (N, 3, H, W) through mask r of masks (N, B, H, W) in [0, 1] and blurred
     I'_0 elsewhere. alive (N, B) bool: masks worth a forward pass (`kernels.usable`).
+
+    >>> nothing, alive = torch.zeros(1, 1, 224, 224), torch.ones(1, 1, dtype=torch.bool)
+    >>> blurred, classes = kernels.blur(images), clf.predict(images)
+    >>> mask_weights(clf, images, blurred, nothing, alive, classes, "logit").abs() < 1e-4
+    tensor([[True]])
     """
     seen = masked_scores(
         lambda inputs, owners: clf.scores(inputs, classes[owners], score),
@@ -33,7 +38,12 @@ def mask_weights(clf, images, blurred, masks, alive, classes, score):
 
 
 def weighted_sum(weights, masks, alive):
-    """Sum over r of weights (N, B) times masks (N, B, H, W) that are alive (N, B) -> (N, H, W)."""
+    """Sum over r of weights (N, B) times masks (N, B, H, W) that are alive (N, B) -> (N, H, W).
+
+    >>> masks, alive = torch.ones(1, 2, 1, 1), torch.tensor([[True, False]])
+    >>> weighted_sum(torch.tensor([[2.0, 5.0]]), masks, alive).tolist()
+    [[[2.0]]]
+    """
     return torch.einsum("nb,nbhw->nhw", weights, torch.where(alive[..., None, None], masks, 0))
 
 
@@ -46,6 +56,11 @@ def score_cam(clf, images, classes=None, *, batch=None):
     finite are skipped and counted as groups. phi is linear, so the sum comes before it.
 
     images, classes, batch, result: as `grad_cam`.
+
+    >>> with tl.counting() as counts:
+    ...     maps = tl.METHODS["score_cam"](clf, images)
+    >>> counts["forward images"] + counts["flat groups"]  # once bare, then the layer's 64 channels
+    65
     """
     features, logits = clf.features(images)
     classes = resolve_classes(classes, logits)
@@ -70,8 +85,16 @@ def group_cam(
     min-maxed to M'_r; alpha_r = F_c(image seen through M'_r) - F_c(blurred image);
     map = ReLU(sum_r alpha_r M'_r). Flat and NaN groups are skipped and counted.
 
-    score: F_c is the "probability" (the authors) or the "logit".
-    images, classes, batch, result: as `grad_cam`.
+    Args:
+        clf, images, classes, batch: as `grad_cam`, and the result.
+        groups: B, the number of masks.
+        theta: percentile, 0 to 100.
+        score: F_c is the "probability" (the authors) or the "logit".
+
+    >>> with tl.counting() as counts:
+    ...     maps = tl.METHODS["group_cam"](clf, images, groups=8)
+    >>> counts["forward images"] + counts["flat groups"]  # bare, 8 masks, blurred
+    10
     """
     features, gradients, _, classes = clf.features_and_gradients(images, classes)
     masks = group_sum(features, gradients.mean((-2, -1)), groups).relu()

@@ -28,6 +28,9 @@ def scale_sizes(size, sizes=None):
 
     sizes: lengths of the shorter side; the aspect is kept. None: its own and 100, 200, ..., 700
     more, so 224, 324, ..., 924.
+
+    >>> scale_sizes((224, 448), [224, 324])
+    [(224, 448), (324, 648)]
     """
     shorter = min(size)
     if sizes is None:
@@ -38,7 +41,11 @@ def scale_sizes(size, sizes=None):
 
 
 def scaled_inputs(images, sizes=None, mode="bilinear"):
-    """I_t of section 3.3.1: yields the images (N, 3, H, W) at each of `scale_sizes`."""
+    """I_t of section 3.3.1: yields the images (N, 3, H, W) at each of `scale_sizes`.
+
+    >>> [tuple(scaled.shape[-2:]) for scaled in scaled_inputs(images, [224, 324])]
+    [(224, 224), (324, 324)]
+    """
     own = tuple(images.shape[-2:])
     for size in scale_sizes(own, sizes):
         yield images if size == own else F.interpolate(images, size, mode=mode)
@@ -47,9 +54,19 @@ def scaled_inputs(images, sizes=None, mode="bilinear"):
 def explain_scales(clf, images, classes=None, sizes=None, gate="prediction", mode="bilinear"):
     """Algorithm 1, lines 2 to 13: features and gradients at every scale (equation 3-1).
 
-    gate: "prediction" keeps the scales whose predicted class is the explained one, and always
-    the first, which is the image itself; "always" keeps all.
-    Returns features (list), gradients (list), keep (T, N) bool, classes (N,).
+    Args:
+        clf, images, classes: as `grad_cam`.
+        sizes: as `scale_sizes`.
+        gate: "prediction" keeps the scales whose predicted class is the explained one, and always
+            the first, which is the image itself; "always" keeps all.
+        mode: how images are enlarged, as `torch.nn.functional.interpolate` has it.
+
+    Returns:
+        features (list), gradients (list), keep (T, N) bool, classes (N,).
+
+    >>> features, gradients, keep, classes = explain_scales(clf, images, sizes=[224, 448])
+    >>> [tuple(a.shape) for a in features]
+    [(1, 64, 14, 14), (1, 64, 28, 28)]
     """
     if gate not in ("prediction", "always"):
         raise ValueError(f'gate is "prediction" or "always", not {gate!r}')
@@ -69,7 +86,12 @@ def explain_scales(clf, images, classes=None, sizes=None, gate="prediction", mod
 
 
 def mean_over_scales(maps, keep, size):
-    """Equations 3-3 and 3-4: the mean over kept scales of phi(maps_t, size) -> (N, C, H, W)."""
+    """Equations 3-3 and 3-4: the mean over kept scales of phi(maps_t, size) -> (N, C, H, W).
+
+    >>> maps = [torch.ones(1, 1, 2, 2), torch.full((1, 1, 3, 3), 3.0)]
+    >>> mean_over_scales(maps, torch.tensor([[True], [True]]), (4, 4)).unique()
+    tensor([2.])
+    """
     total = 0
     for x, kept in zip(maps, keep, strict=True):
         total += resize(torch.where(kept[:, None, None, None], x, 0), size)
@@ -80,6 +102,11 @@ def fused_weights(gradients, keep, size):
     """Equations 3-4 and 3-5: W (N, K), the pixel means of the fused gradients.
 
     Exactly `mean_over_scales(gradients, keep, size).mean((-2, -1))`, without up-sampling.
+
+    >>> gradients, keep = [torch.rand(1, 5, 2, 2), torch.rand(1, 5, 3, 3)], torch.ones(2, 1).bool()
+    >>> literal = mean_over_scales(gradients, keep, (8, 8)).mean((-2, -1))
+    >>> fused_weights(gradients, keep, (8, 8)).allclose(literal)
+    True
     """
     total = 0
     for g, kept in zip(gradients, keep, strict=True):
@@ -94,6 +121,10 @@ def group_masks(features, weights, keep, groups, size):
 
     phi is linear: channels are weighed and summed at the layer's resolution, so that `groups`
     maps are up-sampled instead of K.
+
+    >>> features, weights = [torch.rand(1, 6, 2, 2)], torch.rand(1, 6)
+    >>> group_masks(features, weights, torch.ones(1, 1).bool(), 3, (8, 8)).shape
+    torch.Size([1, 3, 8, 8])
     """
     sums = (group_sum(a, weights, groups) for a in features)
     return mean_over_scales(sums, keep, size).relu()
@@ -106,8 +137,13 @@ def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=N
     Images are enlarged bicubically, as in its official code. The product of two means does not
     commute with phi: channels go through in chunks of bounded memory.
 
-    sizes: as `scale_sizes`. gate: as `explain_scales`.
-    images, classes, batch, result: as `grad_cam`.
+    Args:
+        clf, images, classes, batch: as `grad_cam`, and the result.
+        sizes: as `scale_sizes`.
+        gate: as `explain_scales`.
+
+    >>> tl.METHODS["cameras"](clf, images, sizes=[224, 324]).shape
+    torch.Size([1, 224, 224])
     """
     features, gradients, keep, _ = explain_scales(clf, images, classes, sizes, gate, "bicubic")
     size = images.shape[-2:]
@@ -128,14 +164,20 @@ def msg_cam(
 ):  # fmt: skip
     """MSG-CAM, Algorithm 1 of the thesis: Group-CAM masks from images at several scales.
 
-    groups: B, the number of masks. theta: percentile of equation 3-8, at full resolution.
-    score: F_c of equation 3-11 is the "logit" (section 3.3.1) or the "probability".
-    sizes: as `scale_sizes`, equation 3-2. gate: as `explain_scales`, line 6.
-    fuse: equation 3-12 sums M_r, "denoised", or M'_r, "normalised".
     Flat and NaN groups are skipped and counted.
-    images, classes, batch, result: as `grad_cam`.
 
-        maps = tl.METHODS["msg_cam"](clf, images, sizes=[224, 324, 424])
+    Args:
+        clf, images, classes, batch: as `grad_cam`, and the result.
+        groups: B, the number of masks.
+        theta: percentile of equation 3-8, at full resolution.
+        score: F_c of equation 3-11 is the "logit" (section 3.3.1) or the "probability".
+        sizes: as `scale_sizes`, equation 3-2.
+        gate: as `explain_scales`, line 6.
+        fuse: equation 3-12 sums M_r, "denoised", or M'_r, "normalised".
+
+    >>> maps = tl.METHODS["msg_cam"](clf, images, sizes=[224, 324])
+    >>> maps.shape, float(maps.max())
+    (torch.Size([1, 224, 224]), 1.0)
     """
     if fuse not in ("denoised", "normalised"):
         raise ValueError(f'fuse is "denoised" or "normalised", not {fuse!r}')

@@ -30,19 +30,33 @@ def enhance(
     S'_c = sum_k (alpha_k s_k + S_0 on window k), low-passed (S''_c) and min-maxed. Classes are
     those of the whole image.
 
-    method: a key of `METHODS` or a method; settings: its own. An enhanced one is refused.
-    window, stride: pixels, one number or (vertical, horizontal). The last window ends at the border.
-    cutoff: D_0 in cycles per image side, see `kernels.low_pass`; None for no filter.
-    lowpass: "ideal" (equation 4-10) or "gaussian".
-    cover: "sum", equation 4-8 as it stands, where a pixel counts as often as windows cover it; or
-        "mean" over the windows that cover it.
-    weight: alpha is the class's "probability" (section 4.3.2) or its "logit".
-    skip: windows whose probability of the class is below it are not explained, and add only S_0;
-        counted as "skipped windows".
     Windows of all images share passes. An image in work holds its P windows' maps: 4 P h w bytes.
 
-        enhanced = tl.enhance("grad_cam", window=112, stride=28)
-        maps = enhanced(clf, images, classes=[3, 7])
+    Args:
+        method: a key of `METHODS` or a method; an enhanced one is refused.
+        window, stride: pixels, one number or (vertical, horizontal). The last window ends at the
+            border.
+        cutoff: D_0 in cycles per image side, see `kernels.low_pass`; None for no filter.
+        lowpass: "ideal" (equation 4-10) or "gaussian".
+        cover: "sum", equation 4-8 as it stands, where a pixel counts as often as windows cover it;
+            or "mean" over the windows that cover it.
+        weight: alpha is the class's "probability" (section 4.3.2) or its "logit".
+        skip: windows whose probability of the class is below it are not explained, and add only
+            S_0; counted as "skipped windows".
+        settings: the method's own.
+
+    Returns:
+        a method, `(clf, images, classes=None, *, batch=None) -> maps`, which are (N, H, W) in [0, 1].
+
+    Raises:
+        ValueError: another cover or weight, a skip that is no probability, an enhanced method; and,
+            when it is called, windows that do not fit the image.
+
+    >>> enhanced = tl.enhance("grad_cam", window=112, stride=56)
+    >>> with tl.counting() as counts:
+    ...     maps = enhanced(clf, images)
+    >>> counts["forward images"]  # the class, the whole map; 9 windows, scored and explained
+    20
     """
     base = _bare(method, "enhanced")
     window, stride = _pair(window, "window"), _pair(stride, "stride")
@@ -82,13 +96,23 @@ def sess(method, sizes=None, prefilter=0.0, **settings):
     Their maps, times the probability of the class, are reduced to their places, averaged where they
     are positive, and blurred (11 x 11, sigma 5), as in the official code.
 
-    method: a key of `METHODS` or a method; settings: its own, except CAMERAS's and MSG-CAM's
-        `sizes`, as SESS has its own: `functools.partial(tl.METHODS["msg_cam"], sizes=[224, 324])`.
-    sizes: lengths of the shorter side, none below the image's; None: its own and 64, 128, ..., 704
-        pixels more, which cuts a square image of 224 pixels into 122 windows.
-    prefilter: the share of windows, the least probable ones, that are not explained.
+    Args:
+        method: a key of `METHODS` or a method.
+        sizes: lengths of the shorter side, none below the image's; None: its own and 64, 128, ...,
+            704 pixels more, which cuts a square image of 224 pixels into 122 windows.
+        prefilter: the share of windows, the least probable ones, that are not explained.
+        settings: the method's own, except CAMERAS's and MSG-CAM's `sizes`, as SESS has its own:
+            `functools.partial(tl.METHODS["msg_cam"], sizes=[224, 324])`.
 
-        maps = tl.sess("grad_cam", prefilter=0.9)(clf, images)
+    Returns:
+        a method, as `enhance`.
+
+    Raises:
+        ValueError: a prefilter that is no share, an enhanced method; and, when it is called, sizes
+            below the image's.
+
+    >>> tl.sess("grad_cam", sizes=[224, 288], prefilter=0.5)(clf, images).shape
+    torch.Size([1, 224, 224])
     """
     base = _bare(method, "given to SESS")
     if not 0 <= prefilter < 1:

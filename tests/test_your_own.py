@@ -1,0 +1,223 @@
+"""The page for a reader's own network and picture, with pictures and networks of many kinds.
+
+Its code cells are run in this process, which is faster, and once by papermill, as a reader does.
+"""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+import book
+from thesis_lib.data.models import load_classifier
+from thesis_lib.parameters import declared
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "notebooks/A_4_your_own.ipynb"
+CELLS = book.code_cells(nbformat.read(NOTEBOOK, as_version=4))
+(DEFAULTS,) = (c.source for c in CELLS if "parameters" in c.metadata.get("tags", []))
+BENCHMARK = ROOT / "data/glyphs/ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG"
+
+
+def run(out, until=None, **parameters):
+    """Run the code cells up to and including the one called `until`; returns what they defined."""
+    assert set(parameters) <= set(declared(DEFAULTS))
+    names = {}
+    matplotlib.use("Agg")
+    with matplotlib.rc_context():
+        for cell in CELLS:
+            exec(compile(cell.source, cell.id, "exec"), names)
+            if cell.source == DEFAULTS:
+                names |= {"out": str(out), "device": "cpu", "methods": ["grad_cam"]} | parameters
+            if cell.id == until:
+                break
+    plt.close("all")
+    return names
+
+
+def scene(size, folder, name="scene.png", **options):
+    """A telephone of the benchmark in the middle of a grey picture of another size."""
+    picture = Image.new("RGB", size, (90, 90, 90))
+    side = min(size)
+    corner = ((size[0] - side) // 2, (size[1] - side) // 2)
+    picture.paste(Image.open(BENCHMARK).resize((side, side)), corner)
+    picture.save(folder / name, **options)
+    return folder / name
+
+
+def of_kind(saved, kind):
+    return [file for file in saved if file.suffix == kind]
+
+
+def test_a_wide_picture_is_mapped_back_to_its_own_pixels(tmp_path):
+    path = scene((500, 280), tmp_path)
+    found = run(tmp_path / "out", picture=str(path), enhance=True, target="envelope")
+    assert found["square"] == (110, 0, 390, 280) and found["seen"].size == (224, 224)
+    assert found["called"](found["predicted"]) == "telephone" != found["called"](found["c"])
+    assert "was asked for; the network predicts telephone" in found["words"]
+    assert f"{100 * 280 / 500:.0f} %" in found["words"]
+    assert list(found["maps"]) == ["grad_cam", "grad_cam enhanced"] and not found["left_out"]
+    assert all(int(r.classes) == found["c"] for r in found["results"].values())
+
+    (values, enhanced), before = map(np.load, of_kind(found["saved"], ".npy")), Image.open(path)
+    assert values.shape == (280, 500) and values.dtype == np.float32
+    inside = np.zeros((280, 500), bool)
+    inside[:, 110:390] = True
+    assert (np.isfinite(values) == inside).all() and 0.9 < np.nanmax(values) <= 1
+    assert np.nanmin(values) >= 0 and np.nanmax(abs(values - enhanced)) > 0.05
+    after = Image.open(of_kind(found["saved"], ".png")[0])
+    changed = (np.asarray(before) != np.asarray(after)).any(-1)
+    assert after.size == before.size and not changed[~inside].any() and changed[inside].mean() > 0.9
+
+    bare, better = (json.loads(file.read_text("utf-8")) for file in of_kind(found["saved"], ".json"))
+    assert bare["settings"] == {} and better["settings"] == {"window": 160, "stride": 32}
+    assert bare["picture"] == {"file": "scene.png", "width": 500, "height": 280, "seen": [110, 0, 390, 280]}
+    assert bare["class"]["name"] == "envelope" and bare["class"]["predicted"] == "telephone"
+    assert bare["scores"]["over-all"] == pytest.approx(
+        bare["scores"]["insertion"] - bare["scores"]["deletion"], abs=1e-6
+    )
+    assert len(bare["network"]["sha256"]) == 64 and str(tmp_path) not in json.dumps(bare)
+
+
+@pytest.mark.parametrize("kind", ["exif", "cmyk", "alpha", "grey", "16 bits", "tiny"])
+def test_pictures_of_many_kinds(tmp_path, kind):
+    upright = Image.open(scene((200, 300), tmp_path) if kind == "exif" else BENCHMARK)
+    path = tmp_path / ("picture.jpg" if kind in ("exif", "cmyk") else "picture.png")
+    if kind == "exif":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the viewer is to turn it to the right
+        upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+    elif kind == "cmyk":
+        upright.convert("CMYK").save(path, quality=95)
+    elif kind == "alpha":
+        picture = upright.convert("RGBA")
+        picture.paste((255, 0, 0, 0), (0, 0, 60, 60))  # red, and fully transparent
+        picture.save(path)
+    elif kind == "grey":
+        upright.convert("L").save(path)
+    elif kind == "16 bits":
+        Image.fromarray(np.asarray(upright.convert("L")).astype(np.uint16) << 8).save(path)
+    else:
+        upright.resize((7, 5)).save(path)
+    found = run(tmp_path / "out", "class", picture=str(path))
+    whole = found["whole"]
+    assert whole.mode == "RGB"
+    assert whole.size == {"exif": (200, 300), "tiny": (7, 5)}.get(kind, (224, 224))
+    if kind == "alpha":
+        assert whole.getpixel((30, 30)) == (255, 255, 255)
+        assert whole.getpixel((150, 150)) == upright.getpixel((150, 150))
+    elif kind in ("exif", "cmyk"):
+        assert abs(np.asarray(whole, float) - np.asarray(upright, float)).mean() < 4
+    elif kind in ("grey", "16 bits"):
+        assert (np.asarray(whole)[..., 0] == np.asarray(upright.convert("L"))).all()
+    if kind in ("exif", "cmyk", "alpha"):
+        assert found["called"](found["predicted"]) == "telephone"
+
+
+def test_a_transformer_leaves_out_what_does_not_fit(tmp_path):
+    methods = ["transformer_attribution", "cameras"]
+    found = run(tmp_path / "out", picture=str(BENCHMARK), network="vit_glyphs", methods=methods, target=7)
+    assert list(found["maps"]) == ["transformer_attribution"]
+    assert "refuses images" in found["left_out"]["cameras"]
+    assert "CAMERAS is left out: the network refuses" in "\n".join(found["lines"])
+    assert [file.name for file in found["saved"]][0] == "ILSVRC2012_val_00000005-transformer_attribution-7.png"
+
+
+def test_other_classes_count_all_scales(tmp_path):
+    for target, own in [(-1, {}), (7, {"gate": "always"})]:
+        found = run(tmp_path / "out", "maps", picture=str(BENCHMARK), methods=["cameras"], target=target)
+        assert found["settings"]["cameras"] == own
+
+
+def test_sizes_are_those_that_the_network_names(tmp_path):
+    found = run(tmp_path, "read", network="timm/vit_tiny_patch16_384", weights="random", picture=str(BENCHMARK))
+    assert found["side"] == 384 and found["image"].shape == (1, 3, 384, 384)
+
+
+@pytest.fixture
+def names(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("\ufeff" + "\n".join(["crane", "tabby cat", "crane", *map("n{}".format, range(17))]) + "\n", "utf-8")
+    return str(file)
+
+
+def test_a_class_by_name_or_index(tmp_path, names):
+    for target, index in [("tabby cat", 1), (1, 1), ("1", 1), ("n16", 19), (-1, 4), ("-1", 4)]:
+        found = run(tmp_path, "class", picture=str(BENCHMARK), categories=names, target=target)
+        assert found["c"] == index, target
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"picture": "no/cat.jpg"}, FileNotFoundError, "no picture at no/cat.jpg: give its path"),
+        ({"picture": "README.md"}, OSError, "README.md is not a readable picture"),
+        ({"network": "resnet51"}, ValueError, "did you mean .*resnet50"),
+        ({"network": "resnet18", "weights": "no.pt"}, FileNotFoundError, "no weights at no.pt"),
+        ({"layer": "features.99"}, ValueError, "no layer 'features.99'; its last ones are"),
+        ({"methods": []}, ValueError, "methods is empty: name some of grad_cam"),
+        ({"methods": ["gradcam"]}, KeyError, "no method is called 'gradcam'; there are grad_cam"),
+        ({"methods": ["attention_rollout"]}, ValueError, "none of the methods fits, name others:\n- attention_rollout: "),
+        ({"target": "telefone"}, ValueError, "no class is called 'telefone'; there are telephone, .*give a name or an index"),
+        ({"target": "phone"}, ValueError, "there are telephone, "),
+        ({"target": 20}, IndexError, "class 20 is out of range: 0 to 19, or -1"),
+        ({"target": -2}, IndexError, "out of range"),
+        ({"target": True}, TypeError, "a class's name or index, not True"),
+        ({"target": "crane", "categories": "NAMES"}, ValueError, r"give one of the indices \[0, 2\]"),
+        ({"categories": "pyproject.toml"}, ValueError, "class names, and vgg19_glyphs has 20 classes: .*one name a line"),
+        ({"categories": "names.csv"}, FileNotFoundError, "no file of categories at names.csv"),
+        ({"network": "resnet18", "weights": "SEVEN", "target": "cat"}, ValueError, "no class names: give an index, or name a file"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_errors_say_what_to_do(tmp_path, names, parameters, error, message):
+    if parameters.get("weights") == "SEVEN":
+        from torch import save
+        from torchvision.models import resnet18
+
+        save(resnet18(num_classes=7).state_dict(), tmp_path / "seven.pt")
+    real = {"NAMES": names, "SEVEN": str(tmp_path / "seven.pt")}
+    parameters = {k: real.get(v, v) if isinstance(v, str) else v for k, v in parameters.items()}
+    with pytest.raises(error, match=f"(?s){message}"), contextlib.redirect_stdout(None):
+        run(tmp_path / "out", "maps", **{"picture": str(BENCHMARK)} | parameters)
+    assert not (tmp_path / "out").exists()
+
+
+def test_from_the_shell(tmp_path):
+    """The line of the page, from another folder than the repository's."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene((320, 200), tmp_path, "cat.jpg", exif=exif)
+    (tmp_path / "names.txt").write_text("\n".join(f"name {k}" for k in range(1000)), "utf-8")
+    command = [
+        Path(sys.executable).with_name("papermill"), NOTEBOOK, "mine.ipynb", "-p", "picture", "cat.jpg", "-p", "network", "resnet18", "-p", "weights", "random",
+        "-p", "categories", "names.txt", "-p", "target", "281", "-y", "methods: [xgrad_cam]",
+        "-p", "out", str(tmp_path / "maps"), "--no-progress-bar",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    mine = nbformat.read(tmp_path / "mine.ipynb", as_version=4)
+    shown = "".join(o.get("text", "") + o.get("data", {}).get("text/markdown", "") for c in book.code_cells(mine) for o in c.outputs)
+    assert "Explained is **name 281**" in shown and "central square of the picture's 200 x 320" in shown
+    assert not [o for c in book.code_cells(mine) for o in c.outputs if o.get("name") == "stderr"]
+    files = sorted(file.name for file in (tmp_path / "maps").iterdir())
+    assert files == [f"cat-xgrad_cam-281.{kind}" for kind in ("json", "npy", "png")]
+    assert np.load(tmp_path / "maps/cat-xgrad_cam-281.npy").shape == (320, 200)
+
+
+def test_the_lines_of_the_page_name_what_exists():
+    text = nbformat.read(NOTEBOOK, as_version=4).cells[0].source
+    given = re.findall(r"(?:-p (\w+) |-y \"(\w+):)", text)
+    assert len(given) > 8 and {a or b for a, b in given} <= {"NAME", *declared(DEFAULTS)}
+    for name in re.findall(r"-p network ([\w/]+)", text):
+        if name != "resnet50":  # its weights are large
+            assert load_classifier(name, weights="random", device="cpu").layer
