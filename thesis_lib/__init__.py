@@ -24,6 +24,7 @@ __all__ = [
     "insertion_deletion",
     "kernels",
     "load_classifier",
+    "peers",
     "plots",
     "pointing_game",
     "randomize",
