@@ -3,8 +3,8 @@
     python -m thesis_lib.claims             recompute the status of every row that has a check; say what differs
     python -m thesis_lib.claims --update    the same, and write it into the status column, nothing else
 
-Run the second after new rows in data/results or new outputs in notebooks/, then `make notebooks`, which
-renders the ledger's pages again.
+Run the second after new rows in data/results or new outputs in notebooks/, and then `make notebooks`, which
+executes the pages of chapter 5 again.
 
 The columns `embedded` and `recorded` hold no numbers. They hold calls of the functions below, which read
 the stored outputs of the notebooks (embedded benchmark) and the rows of data/results (real network), so
@@ -184,7 +184,7 @@ def examined(place, claim):
     row = tables(place)[0][claim]
     return Finding(
         row["verdict here"],
-        f"rank {row[rank]}; clearly ahead: {row['clearly ahead of it']}; clearly behind: "
+        f"rank {row[rank]}; clearly ahead of it: {row['clearly ahead of it']}; clearly behind it: "
         f"{row['clearly behind it']}",
     )
 
@@ -309,8 +309,8 @@ def highest(metric, method, sign=1, *without):
     rank = int((-sign * table["mean"]).rank()[method])
     return Finding(
         verdict,
-        f"n = {int(table['n'].iloc[0])}; rank {rank} of {len(table)}; clearly ahead: "
-        f"{listed(others.index[clear & ~behind])}; clearly behind: {int((clear & behind).sum())} of {len(others)}",
+        f"n = {int(table['n'].iloc[0])}; rank {rank} of {len(table)}; clearly ahead of it: "
+        f"{listed(others.index[clear & ~behind])}; clearly behind it: {int((clear & behind).sum())} of {len(others)}",
     )
 
 
@@ -418,7 +418,7 @@ def _printed(metric, table="3_2"):
 def printed(metric, table="3_2"):
     """The order of the methods in a table of the thesis, best first."""
     values = _printed(metric, table).sort_values(ascending=metric == "deletion")
-    return Finding("", "the thesis: " + ", ".join(f"{name(m)} {v:.2f}" for m, v in values.items()))
+    return Finding("", f"{metric}: " + ", ".join(f"{name(m)} {v:.2f}" for m, v in values.items()))
 
 
 # From verdicts to a status
@@ -526,8 +526,8 @@ def counts(ledger):
     table = pd.crosstab(ledger.index.map(chapter), ledger["status"])
     table = table.reindex(columns=list(STATUSES), fill_value=0)
     table.loc["all"] = table.sum()
-    table.index.name, table.columns.name = "chapter", None
-    return table.assign(all=table.sum(axis=1))
+    table.index.name = table.columns.name = None
+    return table.assign(all=table.sum(axis=1)).T.add_prefix("chapter ").rename(columns={"chapter all": "all"})
 
 
 def link(place):
@@ -547,14 +547,17 @@ def link(place):
     raise KeyError(f"no cell {cell_id!r} in notebook {stem}")
 
 
-def _evidence(kind, text):
-    found = findings(text)
-    if not found:
-        return ""
-    items = "".join(
-        "<li>" + (f"<b>{f.verdict}</b>: " if f.verdict else "") + html.escape(f.text) + "</li>" for f in found
-    )
-    return f"<p>{kind}</p><ul>{items}</ul>"
+def _evidence(row):
+    groups = {"embedded benchmark": [], "recorded run, SqueezeNet 1.1": [], "printed in the thesis": []}
+    for label, column in zip(groups, ("embedded", "recorded"), strict=False):
+        for (function, _), finding in zip(calls(row[column]), findings(row[column]), strict=True):
+            groups["printed in the thesis" if function == "printed" else label].append(finding)
+    lines = []
+    for label, found in groups.items():
+        items = (f"<b>{f.verdict}</b>: " * bool(f.verdict) + html.escape(f.text) for f in found)
+        if found:
+            lines.append(f"<p>{label}</p><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
+    return "".join(lines)
 
 
 def as_html(ledger):
@@ -570,11 +573,10 @@ def as_html(ledger):
             f"{html.escape(row['statement'])}</th>",
             f'<td><b>{word}</b>{". " + html.escape(row["note"]) if row["note"] else ""}</td>',
             "<td>",
-            _evidence("embedded benchmark", row["embedded"]),
-            _evidence("recorded run, SqueezeNet 1.1", row["recorded"]),
+            _evidence(row),
             "</td><td>",
             "<br>".join([*map(link, row["cell"].split())]),
-            "".join(f"<br><code>{html.escape(t)}</code>" for t in row["test"].split()),
+            "".join(f"<br><code>{html.escape(t.removeprefix('tests/'))}</code>" for t in row["test"].split()),
             "</td></tr>",
         ]
     return "\n".join([*lines, "</tbody></table>"])
