@@ -16,6 +16,7 @@ from there. Jupyter Book's own cache knows nothing of `thesis_lib`, so it stays 
 
 import argparse
 import copy
+import glob
 import hashlib
 import html
 import json
@@ -123,10 +124,12 @@ def fingerprint(paths, text=""):
 
 def code_fingerprint(notebook, parameters):
     """Hash of everything that a notebook's outputs depend on, but for real datasets."""
-    parts = [path for path in (ROOT / "data").iterdir() if path.name != "downloads"]
+    # The ledger of claims counts for the pages that name it: what is said there changes no measurement.
+    parts = [p for p in (ROOT / "data").iterdir() if p.name not in ("downloads", "claims.csv")]
     data = (p for part in parts for p in [part, *part.rglob("*")] if p.suffix != ".md")
     read = [v for name, v in parameters.items() if isinstance(v, str) and name != "out"]
-    named = (ROOT / value for value in read)  # weights, lists of pictures; other texts name no file
+    # Weights, lists of pictures, notebooks whose outputs are read; other texts name no file.
+    named = (Path(path) for value in read for path in glob.glob(str(ROOT / value)))
     paths = {ROOT / "requirements.lock", *(ROOT / "thesis_lib").rglob("*.py"), *data, *named}
     return fingerprint(paths, json.dumps([cell.source for cell in code_cells(notebook)]))
 

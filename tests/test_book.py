@@ -154,8 +154,14 @@ def test_what_a_notebook_depends_on(project):
         (project / large).write_text("a real dataset, or the rows and weights of a night")
         assert fingerprint() == before[0]
     assert fingerprint(weights="runs/w.pt") != before[1]
+    (project / "data/claims.csv").write_text("id,status")  # only for pages that name it
+    assert fingerprint() == before[0] and fingerprint(ledger="data/claims.csv") != before[0]
     (project / "data/subsets/few.csv").write_text("id")
     assert fingerprint() != before[0]
+
+    reading = fingerprint(stored="notebooks/t[o]*.ipynb")  # a page that reads other pages' outputs
+    rewrite(project, "# Toy", "# Better")
+    assert fingerprint(stored="notebooks/t[o]*.ipynb") != reading
 
 
 def test_only_a_run_with_parameters_of_its_own_shows_its_progress(project, capfd):
