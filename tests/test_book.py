@@ -1,11 +1,9 @@
 """Executing and rendering: what is executed again, and what the pages look like.
 
-The pages are built from the committed outputs, every warning an error.
+The pages are built from the committed outputs, every warning an error; test_browser.py opens them.
 """
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -211,13 +209,6 @@ def broken_links(pages):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    source = tmp_path_factory.mktemp("book").resolve()
-    book.stage(source, ROOT / "notebooks")
-    return book.render(source, source).parent
-
-
-@pytest.fixture(scope="module")
 def pages(site):
     found = {
         path: Page(path.read_text("utf-8"))
@@ -285,37 +276,6 @@ def test_every_reference_of_the_thesis_is_listed(site):
     assert numbers == list(range(1, 30))
     entries = (ROOT / "book/references.bib").read_text("utf-8").split("% Cited by this book")[0]
     assert len(re.findall(r"^@", entries, re.M)) == 29
-
-
-def seen_by_a_browser(browser, page, folder):
-    """The page after its scripts have run, and the addresses loaded over the network meanwhile."""
-    script = """<script>addEventListener("load", () => setTimeout(() => {
-        document.title = "Loaded: " + performance.getEntriesByType("resource").map(r => r.name);
-    }, 4000))</script>"""
-    look = page.with_name("look.html")
-    look.write_text(page.read_text("utf-8").replace("</head>", script + "</head>"), "utf-8")
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    command += ["--virtual-time-budget=9000", f"--user-data-dir={folder}", look.as_uri()]
-    text = subprocess.run(command, capture_output=True, text=True, timeout=180).stdout
-    look.unlink()
-    return text, re.search(r"<title>Loaded: (.*?)</title>", text, re.S)[1]
-
-
-@pytest.mark.parametrize("name", ["book/notation.html", "notebooks/03_1_method.html"])
-def test_a_browser_sets_the_formulas_without_network(site, tmp_path, name):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser:
-        pytest.skip("needs chromium")
-    text, loaded = seen_by_a_browser(browser, site / name, tmp_path)
-    assert "<mjx-container" in text and "<mjx-merror" not in text
-    assert loaded == ""
-
-    page = site / name  # the same with a style sheet from elsewhere: the look does see it
-    bad = page.with_name("bad.html")
-    link = '<link rel="stylesheet" href="https://nowhere.invalid/a.css"></head>'
-    bad.write_text(page.read_text("utf-8").replace("</head>", link), "utf-8")
-    assert seen_by_a_browser(browser, bad, tmp_path)[1] == "https://nowhere.invalid/a.css"
-    bad.unlink()
 
 
 # The looks themselves, tried out

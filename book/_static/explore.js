@@ -231,6 +231,7 @@
       const bars = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Weights of all groups, in the chosen order" });
       const drawn = data.alpha.map(() => bars.appendChild(svg("rect", { width: step - 2 })));
       bars.append(svg("line", { x1: 0, x2: width, y1: y(0), y2: y(0), class: "axis" }));
+      bars.append(svg("text", { x: 2, y: y(high) + 8 }, `${signed(high, 1)} at most`));
 
       let [order, n] = [orders.index, 0];
       function update() {
@@ -351,7 +352,7 @@
         const value = shown[row * side + column];
         const { name, overall } = data.methods[method];
         strength.input.setAttribute("aria-valuetext", `${10 * weight} %`);
-        say(`${name} at row ${row}, column ${column}: ${(value / 255).toFixed(2)}, more than at ${percent(share[method][value], 0)} of the pixels. ` +
+        say(`${name} at row ${row}, column ${column}: ${(value / 255).toFixed(2)}, more than at ${percent(Math.floor(1000 * share[method][value]) / 1000)} of the pixels. ` +
           `Insertion minus deletion on this picture: ${percent(overall)}.`);
       }
       const names = Object.fromEntries(Object.entries(data.methods).map(([key, m]) => [key, m.name]));
