@@ -303,8 +303,7 @@
         sum.heading.textContent = { far: `sum of ${k + 1} of ${data.corners.length}`, all: `sum of all ${data.corners.length}`, done: "low-passed, stretched" }[what];
         const text = `Window ${k + 1} of ${data.corners.length}, row ${Math.floor(k / columns) + 1}, column ${(k % columns) + 1}`;
         number.input.setAttribute("aria-valuetext", text);
-        say(`${text}: the network sees ${data.category} in it with probability ${data.alpha[k].toFixed(3)}, so its map is added ` +
-          `${data.alpha[k].toFixed(3)} times.`);
+        say(`${text}: the network sees ${data.category} in it with probability ${data.alpha[k].toFixed(3)}, which is its map's weight.`);
       }
       const number = slider("Window", data.corners.length, 0, (value) => { k = value; update(); });
       const shown = choice("Map", { far: "sum up to this window", all: "sum of all windows", done: "finished map" }, (value) => { what = value; update(); });
