@@ -15,6 +15,7 @@ import yaml
 from test_setup import machine_paths
 
 import book
+from thesis_lib import explore
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -28,6 +29,11 @@ def data_of(cell):
 
 def images_of(cell):
     return [data for data in data_of(cell) if IMAGES & data.keys()]
+
+
+def explored(cell):
+    """Its interactive figures (thesis_lib.explore), as HTML."""
+    return [data["text/html"] for data in data_of(cell) if "data-explore=" in data.get("text/html", "")]
 
 
 def shown_text(output):
@@ -135,7 +141,13 @@ def problems(notebook, size=0):
 
     for cell in code:
         about = cell.metadata.get("mystnb", {})
-        pictures = images_of(cell)
+        lively = explored(cell)
+        pictures = images_of(cell) + lively
+        for figure in lively:
+            if not re.search(r"<img\b[^>]*\balt=\"[^\"]*\w[^\"]*\" src=\"data:image/", figure):
+                found.append(f"cell {cell.id}: its interactive figure lacks a still picture with an alt text")
+            if len(figure.encode()) > explore.LARGEST:
+                found.append(f"cell {cell.id}: an interactive figure of {len(figure)} bytes")
         if not pictures and "figure" in about:
             found.append(f"cell {cell.id}: a caption without a picture")
         if len(pictures) > 1:
@@ -146,7 +158,7 @@ def problems(notebook, size=0):
                 found.append(f"cell {cell.id}: its picture lacks mystnb.figure.caption")
             if not re.fullmatch(r"fig-[a-z0-9-]+", figure.get("name", "")):
                 found.append(f"cell {cell.id}: its picture lacks mystnb.figure.name, fig-something")
-            if not about.get("image", {}).get("alt", "").strip():
+            if not lively and not about.get("image", {}).get("alt", "").strip():
                 found.append(f"cell {cell.id}: its picture lacks mystnb.image.alt")
     if len(set(figure_names(notebook))) != len(figure_names(notebook)):
         found.append("two figures have one name")
@@ -208,6 +220,9 @@ def displayed(**data):
     }
 
 
+LIVELY = "<div class=\"explore\" data-explore=\"x\" data-figure='{}'><img alt=\"A map.\" src=\"data:image/png;base64,AAAA\"></div>"
+
+
 def good_notebook():
     figure = {
         "figure": {"caption": "A map.", "name": "fig-map"},
@@ -232,6 +247,9 @@ def good_notebook():
                 code_cell(3, "# NBVAL_CHECK_OUTPUT\nprint(2)", [printed("2\n")]),
                 code_cell(
                     4, "plot()", [displayed(png="AAAA", plain="<Figure size 1x1>")], mystnb=figure
+                ),
+                code_cell(
+                    5, "explore()", [displayed(html=LIVELY)], mystnb={"figure": figure["figure"] | {"name": "fig-b"}}
                 ),
             ],
         }
@@ -283,6 +301,10 @@ BROKEN = {
     "lacks mystnb.image.alt": change(
         4, metadata={"mystnb": {"figure": {"caption": "a", "name": "fig-a"}}}
     ),
+    "c5: its picture lacks mystnb.figure.caption": change(5, metadata={}),
+    "lacks a still picture with an alt": change(5, outputs=[displayed(html=LIVELY.replace("A map.", " "))]),
+    "c5: its interactive figure lacks a still": change(5, outputs=[displayed(html=LIVELY.replace("<img", "<b"))]),
+    "an interactive figure of 3": change(5, outputs=[displayed(html=LIVELY.replace("{}", "x" * 300_000))]),
     "two figures have one name": lambda nb: nb.cells.append(copy.deepcopy(nb.cells[4])),
 }
 

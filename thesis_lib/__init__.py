@@ -21,6 +21,7 @@ __all__ = [
     "counting",
     "enhance",
     "evaluate",
+    "explore",
     "insertion_deletion",
     "kernels",
     "load_classifier",
