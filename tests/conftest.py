@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,10 +18,19 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """The folder of the book's pages, built from the stored outputs, every warning an error."""
+def site(tmp_path_factory, worker_id):
+    """The folder of the book's pages, built from the stored outputs, every warning an error.
+
+    Built once: test processes beside one another (pytest-xdist) share a folder, and wait.
+    """
     import book
 
-    source = tmp_path_factory.mktemp("book").resolve()
-    book.stage(source, ROOT / "notebooks")
-    return book.render(source, source).parent
+    shared = tmp_path_factory.getbasetemp()
+    source = (shared if worker_id == "master" else shared.parent) / "rendered"
+    with FileLock(f"{source}.lock"):
+        if not (source / "done").exists():
+            source.mkdir(exist_ok=True)
+            book.stage(source, ROOT / "notebooks")
+            book.render(source, source)
+            (source / "done").touch()
+    return (source / "_build/html").resolve()

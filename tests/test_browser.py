@@ -97,6 +97,8 @@ def look(browser, path, folder, whole=True):
     seen["accessibility"] = violations(page, whole)
     seen["links"] = page.evaluate("() => [...document.querySelectorAll('a[href]')].map(a => a.href)")
     seen["ids"] = page.evaluate("() => [...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name)")
+    seen["computed"] = page.evaluate("() => [...document.querySelectorAll('.cell figure[id]')].map(f => f.id)")
+    seen["sources"] = page.evaluate("() => [...document.querySelectorAll('a.figure-source')].map(a => a.hash.slice(1))")
     seen["figures"] = page.evaluate("() => document.querySelectorAll('.explore[data-ready]').length")
     seen["set"] = page.evaluate("() => document.querySelectorAll('mjx-container').length")
     page.set_viewport_size(PHONE)
@@ -138,6 +140,13 @@ def looks(browser, site):
 
 
 # Every page
+
+
+def test_computed_figures_link_to_their_cells(looks):
+    for path, seen in looks.items():
+        computed = [f"code-of-{i}" for i in seen["computed"]]
+        assert seen["sources"] == computed and set(computed) <= {*seen["ids"]}, path.name
+    assert sum(len(seen["computed"]) for seen in looks.values()) > 40
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -21,10 +21,8 @@ import torch
 
 LIBRARY = Path(__file__).parents[1]
 WITHOUT_NUMBERS = {  # code that no row depends on
-    "plots.py", "report.py", "explore.py", "training.py", "doctor.py", "parameters.py", "cluster.py",
-    "plots.py", "report.py", "training.py", "doctor.py", "parameters.py", "cluster.py", "claims.py",
-    "plots.py", "report.py", "training.py", "doctor.py", "parameters.py", "cluster.py",
-    "peers.py",
+    "plots.py", "report.py", "explore.py", "claims.py", "peers.py", "training.py", "doctor.py",
+    "parameters.py", "cluster.py",
 }  # fmt: skip
 
 
