@@ -187,14 +187,16 @@ def score_cam(bench):
                 extract(x, [ClassifierOutputTarget(k) for k in c.tolist()])
 
         work = passes(clf, x, needed)
+        contestants = {
+            "bare passes": lambda: bare(clf, work),
+            "score_cam": lambda: tl.METHODS["score_cam"](clf, x, c),
+        }
+        if name != "vgg19" or bench.device != "cpu":  # there, each of them would take minutes
+            contestants["score_cam, torchcam"] = torchcam_map
+            contestants["score_cam, pytorch-grad-cam"] = jacobgil_map
         yield (
             {"network": name, "pictures": n, "passes": needed, "long": name == "vgg19"},
-            {
-                "bare passes": lambda: bare(clf, work),
-                "score_cam": lambda: tl.METHODS["score_cam"](clf, x, c),
-                "score_cam, torchcam": torchcam_map,
-                "score_cam, pytorch-grad-cam": jacobgil_map,
-            },
+            contestants,
         )
 
 
@@ -367,11 +369,10 @@ def curves(bench):
                 theirs = torchcam_curves(clf, x, maps, c)
                 means = torch.tensor([theirs["insertion_auc"], theirs["deletion_auc"]])
                 same(both.mean(0), means, 2e-3, "torchcam's curves")
-            contestants |= {
-                "one frame at a time, as RISE": lambda: one_frame_at_a_time(clf, x, maps, c),
-                "curves, torchcam": lambda: torchcam_curves(clf, x, maps, c),
-                "deletion alone, Quantus": lambda: quantus_curve(clf, x, maps, c),
-            }
+            contestants["curves, torchcam"] = lambda: torchcam_curves(clf, x, maps, c)
+            contestants["one frame at a time, as RISE"] = lambda: one_frame_at_a_time(clf, x, maps, c)
+            if name != "vgg19" or bench.device != "cpu":
+                contestants["deletion alone, Quantus"] = lambda: quantus_curve(clf, x, maps, c)
         yield facts, contestants
 
 
