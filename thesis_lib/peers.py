@@ -36,7 +36,7 @@ def _library(module):
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.split(".")[0]
-        if error.name != package:
+        if error.name.split(".")[0] != package:
             raise
         raise ImportError(
             f'{package} is not installed; it comes with the extra "peers": pip install -e ".[peers]"'
@@ -64,15 +64,16 @@ def peer(function):
     @functools.wraps(function)
     def method(clf, images, classes=None, **settings):
         classes = clf.predict(images) if classes is None else classes
-        lent, maps = _lend(clf), []
-        devices = [clf.device] if clf.device.type == "cuda" else []
-        for image, target in zip(images.split(1), classes.split(1), strict=True):
-            with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-                with warnings.catch_warnings():  # captum says each time that it sets hooks
-                    warnings.simplefilter("ignore")
+        devices, maps = [clf.device] if clf.device.type == "cuda" else [], []
+        with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # captum says each time that it sets hooks
+            lent = _lend(clf)
+            for image, target in zip(images.split(1), classes.split(1), strict=True):
+                with torch.random.fork_rng(devices):
                     torch.manual_seed(0)
-                    one = function(lent, image, target, **settings)
-            maps.append(torch.as_tensor(one, device=clf.device).detach().to(clf.dtype))
+                    # Copies: autograd refuses what the caller's inference_mode made.
+                    one = function(lent, image.clone(), target.clone(), **settings)
+                maps.append(torch.as_tensor(one, device=clf.device).detach().to(clf.dtype))
         return torch.cat(maps)
 
     return method
@@ -303,7 +304,7 @@ def lime(clf, image, target, samples=100, areas=40):
 
 
 @peer
-def rise(clf, image, target, samples=200, cells=7, share=0.5):
+def rise(clf, image, target, samples=150, cells=7, share=0.5):
     """RISE (Petsiuk et al., 2018): the mean of random masks, weighed by the probability seen through each.
 
     samples: masks, 4,000 to 8,000 in the paper. cells: a mask is a grid of cells x cells, each
@@ -326,11 +327,12 @@ def rise(clf, image, target, samples=200, cells=7, share=0.5):
 
 
 @peer
-def extremal_perturbation(clf, image, target, areas=(0.05, 0.1, 0.2), steps=30, cells=14):
+def extremal_perturbation(clf, image, target, areas=(0.05, 0.15), steps=30, cells=14):
     """Extremal perturbation (Fong et al., 2019), shortened: masks of given areas that keep the logit high.
 
     A mask is a grid of cells x cells, enlarged, over the blurred image; Adam raises the logit and
-    draws the mask's sorted values to those of a mask with an area of ones. The map is the sum over
+    draws the mask's sorted values to those of a mask with an area of ones, more strongly at each step
+    (at the first all values are equal, and their order would mean nothing). The map is the sum over
     areas. The paper's smoothing (a maximum over Gaussians) is replaced by interpolation, its 800
     steps by `steps`.
     """
@@ -340,12 +342,12 @@ def extremal_perturbation(clf, image, target, areas=(0.05, 0.1, 0.2), steps=30, 
     wanted = torch.stack([(order >= (1 - area) * pixels).to(image.dtype) for area in areas])
     grid = image.new_zeros(len(areas), 1, cells, cells).requires_grad_()
     adam = torch.optim.Adam([grid], lr=0.3)
-    for _ in range(steps):
+    for step in range(steps):
         masks = resize(grid.sigmoid(), size)
         logits = clf.network(torch.lerp(blurred, image, masks))[:, target]
         misfit = (masks.flatten(1).sort(1).values - wanted).square().mean(1)
         adam.zero_grad()
-        (300 * misfit.sum() - logits.sum()).backward()
+        (300 * step / steps * misfit.sum() - logits.sum()).backward()
         adam.step()
     return resize(grid.detach().sigmoid(), size).sum(0)
 
@@ -396,18 +398,24 @@ def passes(clf, size=(224, 224)):
     """Count what passes through a classifier's network inside, also through copies made of it.
 
     Yields a Counter: "forward" and "backward", in images of `size`; a larger one counts by its
-    area. A backward pass that ends at the explained layer, as in class activation maps, counts whole.
+    area. A backward pass counts if it reaches the image: one that ends at the explained layer, as
+    class activation maps need it, costs next to nothing.
     """
     counts = Counter()
 
-    def count(network, args, output):
+    def enter(network, args):
+        if torch.is_tensor(args[0]):  # a tensor of this pass alone: an image may go through twice
+            return (args[0].view_as(args[0]), *args[1:])
+
+    def leave(network, args, output):
         images = len(output) * args[0].shape[-2] * args[0].shape[-1] / (size[0] * size[1])
         counts["forward"] += images
-        if output.requires_grad:
-            output.register_hook(lambda gradient: counts.update(backward=images))
+        if args[0].requires_grad:
+            args[0].register_hook(lambda gradient: counts.update(backward=images))
 
-    handle = clf.network.register_forward_hook(count)
+    handles = clf.network.register_forward_pre_hook(enter), clf.network.register_forward_hook(leave)
     try:
         yield counts
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
