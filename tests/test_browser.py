@@ -62,15 +62,22 @@ CHECKS = ["console", "requests", "images", "formulas", "accessibility", "wide"]
 
 
 def violations(page, whole=True, only=None):
-    """Axe's serious and critical findings, but for the known ones: rule and selector."""
-    options = {"resultTypes": ["violations"], "preload": False}  # preload asks for style sheets again
+    """Axe's serious and critical findings, but for the known ones: rule and selector.
+
+    Text in the very colour of its ground counts too; axe only asks for a closer look at it.
+    """
+    options = {"resultTypes": ["violations", "incomplete"], "preload": False}  # preload asks for style sheets again
     if only:
         options["runOnly"] = {"type": "rule", "values": only}
     context = None if whole else {"exclude": [["mjx-container"], [".highlight"]]}
-    found = axe.Axe().run(page, context=context, options=options).response["violations"]
+    response = axe.Axe().run(page, context=context, options=options).response
+    unseen = [
+        fault | {"nodes": [node for node in fault["nodes"] if "equalRatio" in json.dumps(node["any"])]}
+        for fault in response["incomplete"]
+    ]
     return [
         f"{fault['id']}: {selector}"
-        for fault in found
+        for fault in response["violations"] + unseen
         for node in fault["nodes"]
         if fault["impact"] in ("serious", "critical")
         and (selector := " ".join(map(str, node["target"])))
@@ -282,7 +289,7 @@ def test_the_curve_shows_what_the_network_saw_and_said(fresh, site):
             front, ground = ground, front
         replaced = decoded(data["methods"][method]["ranks"]) < t
         expected = np.where(replaced[..., None], front, ground).astype(int)
-        assert np.abs(drawn(figure, 0) - expected).mean() < 2  # two decoders of JPEG
+        assert np.abs(drawn(figure, 0) - expected).max() <= 8  # two decoders of JPEG
 
 
 def test_the_value_under_the_pointer_is_the_maps(fresh, site):
@@ -345,7 +352,7 @@ FAULTY = """<!doctype html><html lang="en"><head><title>Faults</title>
 </head><body><main><article><h1>Faults</h1>
 <img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="><img alt="gone" src="gone.png">
 <p>An equation $x^2$ left alone. <span class="math">\\(y\\)</span> <mjx-merror>undefined</mjx-merror></p>
-<p style="color: #bbb; background: #fff">grey</p><button></button>
+<p style="color: #bbb; background: #fff">grey</p><i style="color: #fff; background: #fff">unseen</i><button></button>
 <div style="width: 900px">wide</div><div style="overflow: auto"><div style="width: 900px">scrolls</div></div>
 <a href="#nowhere">a</a> <a href="gone.html">b</a> <a href="https://example.org">c</a> <a href="#here">d</a> <b id="here"></b>
 </article></main></body></html>"""
@@ -354,7 +361,7 @@ EXPECTED = {
     "requests": {"https://nowhere.invalid/a.css"},
     "images": {"no alt", "broken"},
     "formulas": {r"\(y\)", "error: undefined", "in the text: An equation $x^2$"},
-    "accessibility": {"color-contrast: p", "button-name", "image-alt"},
+    "accessibility": {"color-contrast: p", "color-contrast: i", "button-name", "image-alt"},
     "wide": {"DIV", "HTML"},
 }
 

@@ -195,7 +195,7 @@
         const { size, values, says, p, own, kept, count } = data.scales[t];
         one.draw((i) => heat(colours, features[t][i]), values);
         one.element.classList.toggle("dropped", !kept);
-        one.heading.textContent = `${size} × ${size}: ${values} × ${values} values`;
+        one.heading.textContent = `${values} × ${values} values`;
         all.draw((i) => heat(colours, means[t][i]));
         all.heading.textContent = `mean of ${count} size${count > 1 ? "s" : ""}`;
         const place = (i) => Math.floor((Math.floor(i / picture.width) * side) / picture.width) * side + Math.floor(((i % picture.width) * side) / picture.width);
