@@ -24,6 +24,7 @@ from thesis_lib.kernels import min_max
 
 for library in ("captum", "torchcam", "pytorch_grad_cam", "saliency"):
     pytest.importorskip(library)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # captum's, where a test calls it itself
 
 SMALL = {  # settings for images of 48 pixels
     "occlusion": {"window": 16, "stride": 8},
@@ -82,8 +83,9 @@ def test_a_method(name, x):
     assert maps.amin((1, 2)).tolist() == [0, 0] and maps.amax((1, 2)).tolist() == [1, 1]
     assert_same_state(clf.network, before)
     assert torch.equal(torch.get_rng_state(), generator), "the caller's random numbers are his own"
-    # The same again, without the other image, in no_grad.
-    with torch.no_grad():
+    # The same again, without the other image, in no_grad, wherever the random numbers stand.
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(7)
         alone = METHODS[name](clf, x[1:], int(classes[1]))
     torch.testing.assert_close(alone, maps[1:], rtol=0, atol=1e-5)
 
