@@ -58,7 +58,7 @@ def examples_of(value, name, setup):
 
 
 def lacking(names):
-    """Those without an example that is run; their results are written to no `_`."""
+    """Those without an example that is run."""
     return [
         name
         for name, value in names.items()
@@ -90,7 +90,7 @@ def test_examples(name, setup, capsys):
 
 
 def test_every_documented_function_has_an_example():
-    # What these four hold or do is seen in the example of the function that returns them.
+    # What it holds is seen in the example of the function that returns it.
     without = {"thesis_lib.experiments.InsertionDeletion"}
     assert set(lacking(documented())) == without
 
