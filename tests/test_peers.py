@@ -130,9 +130,14 @@ def test_what_is_refused(clf, x):
         METHODS["gradient"](clf, x, 7)
 
 
-@pytest.mark.parametrize("name", ["gradient", "ss_cam", "ablation_cam", "xrai"])
-def test_a_missing_library(name, clf, x, monkeypatch):
-    missing = {"gradient": "captum", "ss_cam": "torchcam", "ablation_cam": "pytorch_grad_cam", "xrai": "saliency"}[name]  # fmt: skip
+@pytest.mark.parametrize(
+    "name, missing",
+    [
+        ("gradient", "captum"), ("ss_cam", "torchcam"), ("ablation_cam", "pytorch_grad_cam"),
+        ("xrai", "saliency"),
+    ],
+)  # fmt: skip
+def test_a_missing_library(name, missing, clf, x, monkeypatch):
     for module in [m for m in sys.modules if m.split(".")[0] == missing]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
@@ -142,7 +147,8 @@ def test_a_missing_library(name, clf, x, monkeypatch):
 
 def test_libraries_are_imported_when_they_are_called():
     script = (
-        "import sys, thesis_lib as tl; tl.METHODS; assert 'thesis_lib.peers' not in sys.modules; tl.peers.METHODS;"
+        "import sys, thesis_lib as tl; tl.METHODS; assert 'thesis_lib.peers' not in sys.modules;"
+        "tl.peers.METHODS;"
         "print({'captum', 'torchcam', 'pytorch_grad_cam', 'saliency'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -402,7 +408,10 @@ def test_maps_fall_on_the_only_thing_that_counts(name):
 
     image = torch.zeros(1, 3, 64, 64)
     image[:, :, 12:28, 30:46] = 2
-    settings = {"occlusion": {"window": 16, "stride": 8}, "extremal_perturbation": {"areas": (0.1,), "steps": 40}}
+    settings = {
+        "occlusion": {"window": 16, "stride": 8},
+        "extremal_perturbation": {"areas": (0.1,), "steps": 40},
+    }
     maps = peers.METHODS[name](tl.Classifier(Bright(), "conv"), image, 0, **settings.get(name, {}))[0]
     inside = maps[12:28, 30:46].mean()
     outside = (maps.sum() - maps[12:28, 30:46].sum()) / (64 * 64 - 16 * 16)
