@@ -56,8 +56,12 @@ def case(function):
 class Bench:
     """Networks and pictures on one device, and the clock."""
 
-    def __init__(self, device, bf16):
-        self.device, self.bf16, self.networks = device, bf16, {}
+    def __init__(self, device, bf16, quick=False):
+        self.device, self.bf16, self.quick, self.networks = device, bf16, quick, {}
+
+    def sizes(self, *several):
+        """(network, number of pictures); quickly: the first, a small one, alone."""
+        return several[:1] if self.quick else several
 
     def network(self, name, bf16=None):
         key = name, self.bf16 if bf16 is None else bf16
@@ -126,7 +130,7 @@ def cam(bench):
     import torchcam.methods
 
     peers = {"grad_cam": "GradCAM", "grad_cam_plus_plus": "GradCAMpp", "xgrad_cam": "XGradCAM"}
-    for name in ("vgg19", "resnet50"):
+    for (name,) in bench.sizes(("vgg19",), ("resnet50",)):
         clf, x = bench.network(name, bf16=False), bench.pictures(8)
         classes = clf.predict(x).tolist()
         layer = clf.network.get_submodule(clf.layer)
@@ -168,7 +172,7 @@ def score_cam(bench):
     from pytorch_grad_cam import ScoreCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    for name, n in (("vgg19_glyphs", 8), ("vgg19", 1)):
+    for name, n in bench.sizes(("vgg19_glyphs", 8), ("vgg19", 1)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
         layer = clf.network.get_submodule(clf.layer)
@@ -203,7 +207,7 @@ def score_cam(bench):
 @case
 def multiscale(bench):
     """CAMERAS and MSG-CAM at eight sizes, beside their equations with back-propagation throughout."""
-    for name, n in (("vgg19_glyphs", 2), ("vgg19", 1)):
+    for name, n in bench.sizes(("vgg19_glyphs", 2), ("vgg19", 1)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
         forward = oracle.Forward(clf.network, clf.layer, torch.float32)
@@ -236,7 +240,7 @@ def multiscale(bench):
 @case
 def enhancer(bench):
     """Grad-CAM in nine windows: one map and one score for each, and a map of the whole."""
-    for name, n in (("vgg19_glyphs", 8), ("vgg19", 2)):
+    for name, n in bench.sizes(("vgg19_glyphs", 8), ("vgg19", 2)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
         enhanced = tl.enhance("grad_cam")
@@ -350,7 +354,7 @@ def quantus_curve(clf, x, maps, classes):
 @case
 def curves(bench):
     """Insertion and deletion, 113 points each: 224 passes a picture."""
-    for name, n in (("vgg19_glyphs", 4), ("vgg19", 1)):
+    for name, n in bench.sizes(("vgg19_glyphs", 4), ("vgg19", 1)):
         clf, x = bench.network(name), bench.pictures(n)
         c = clf.predict(x)
         maps = tl.METHODS["grad_cam"](clf, x, c)
@@ -583,11 +587,12 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="curves and all methods in bfloat16")
     parser.add_argument("--only", nargs="+", choices=[*CASES, "precision", "memory"], help="these cases")
+    parser.add_argument("--quick", action="store_true", help="small networks alone, but for Grad-CAM")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--long-rounds", type=int, default=1, help="of cases that take minutes")
     parser.add_argument("--out", type=Path, help="a CSV; the JSON lies beside it")
     arguments = parser.parse_args()
-    bench = Bench(arguments.device, arguments.bf16)
+    bench = Bench(arguments.device, arguments.bf16, arguments.quick)
     name = "speed-" + arguments.device.split(":")[0] + ("-bf16" if arguments.bf16 else "")
     out = arguments.out or ROOT / "data/results" / f"{name}.csv"
     wanted = arguments.only or [*CASES, "precision", "memory"]
@@ -609,7 +614,7 @@ def main():
     if "precision" in wanted:
         rows += precision()
     if "memory" in wanted and arguments.device == "cpu":
-        for network in ("vgg19_glyphs", "vgg19"):
+        for (network,) in bench.sizes(("vgg19_glyphs",), ("vgg19",)):
             for who in ("bare passes", "grad_cam", "cameras", "msg_cam"):
                 rows.append({"case": "memory", "network": network, "pictures": 1, "contestant": who,
                              "round": 0, "megabytes": peak_memory(network, who)})  # fmt: skip
