@@ -4,6 +4,7 @@ The pages are built from the committed outputs, every warning an error; test_bro
 """
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
