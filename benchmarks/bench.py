@@ -217,7 +217,9 @@ def multiscale(bench):
         masks = counts["forward images"] - n * len(scaled)
         scales = [(1, part) for s in scaled for part in clf._passes(s)]
         area = sum(s[0, 0].numel() for s in scaled) / x[0, 0].numel()
-        same(ours.cpu(), oracle.maps(forward, "msg_cam", x, c), 0.1, f"{name}, MSG-CAM")
+        # Equation 3-8 is a jump: in float32 a pixel of each mask may fall on its other side.
+        error = oracle.relative_error(ours, oracle.maps(forward, "msg_cam", x, c), spared=64).max()
+        same(error, torch.zeros(()), 1e-2, f"{name}, MSG-CAM")
         both = scales + passes(clf, x, masks)
         yield (
             {"network": name, "pictures": n, "passes": n * area, "long": name == "vgg19"},
@@ -457,7 +459,7 @@ def scaling(bench):
 @case
 def floor(bench):
     """The bare passes themselves, as they could be run: 64 pictures."""
-    for name, n in (("vgg19_glyphs", 64), ("vgg19", 16)):
+    for name, n in bench.sizes(("vgg19_glyphs", 64), ("vgg19", 16)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         low = bench.network(name, bf16=True)
         contestants = {"bare passes": partial(bare, clf, passes(clf, x, n))}
@@ -497,7 +499,7 @@ def peak(bench):
     for bf16 in (False, True):
         kind = torch.bfloat16 if bf16 else torch.float32
         a, b = (torch.randn(n, n, device=bench.device, dtype=kind) for _ in range(2))
-        for name in ("vgg19_glyphs", "vgg19"):
+        for (name,) in bench.sizes(("vgg19_glyphs",), ("vgg19",)):
             clf, x = bench.network(name, bf16=bf16), bench.pictures(1)
             with FlopCounterMode(display=False) as count:
                 bare(clf, [(1, x)])
