@@ -73,6 +73,9 @@ class Bench:
                 for m in clf.network.modules():
                     if isinstance(m, torch.nn.Conv2d):
                         torch.nn.init.kaiming_normal_(m.weight, **gain)
+            for m in clf.network.modules():  # torchvision's ViT begins with a head of zeros
+                if isinstance(m, torch.nn.Linear) and not m.weight.any():
+                    torch.nn.init.normal_(m.weight, std=0.02)
             clf.network.requires_grad_(True)  # as networks come; some peers need it
             self.networks[key] = clf
         return self.networks[key]
