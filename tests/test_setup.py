@@ -245,3 +245,12 @@ def test_readme_points_at_files_that_exist():
     local = [link for link in re.findall(r"\]\(([^)#]+)\)", prose) if "://" not in link]
     assert local and not [link for link in local if not (ROOT / link).exists()]
     assert len(readme.splitlines()) < 120
+
+
+def test_the_style_sheet_closes_what_it_opens():
+    """One brace too few, and all rules behind it hold on a phone only."""
+    depth = 0
+    for line in (ROOT / "book/_static/book.css").read_text("utf-8").splitlines():
+        assert not line.startswith("@media") or depth == 0, line
+        depth += line.count("{") - line.count("}")
+    assert depth == 0
