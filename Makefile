@@ -32,7 +32,7 @@ test: .venv/.installed  ## unit tests, notebook lint, then every notebook agains
 	    $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider -q
 
-bench: .venv/.installed  ## time everything beside other libraries (half an hour; ARGS="--device cuda")
+bench: .venv/.installed  ## time everything beside other libraries (about an hour; ARGS="--quick", "--device cuda")
 	@$(PY) benchmarks/bench.py $(ARGS)
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab

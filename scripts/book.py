@@ -181,8 +181,6 @@ def execute(config, work, names=None):
     if names:
         paths = [p for p in paths if p.stem in names]
     done, shared = read_log(work), ROOT / "_build" / "embedded"
-    long = False
-
     lock = Lock()
 
     def keep(notebook, path, facts):
@@ -191,7 +189,7 @@ def execute(config, work, names=None):
             done[path.stem] = facts
             (work / "executed.json").write_text(json.dumps(done, indent=1), "utf-8")
 
-    waiting = []
+    waiting, long = [], False
     for i, path in enumerate(paths, start=1):
         parameters = config.get(path.stem) or {}
         notebook = prepare(path, parameters)

@@ -1,11 +1,13 @@
 """What tests share: one thread, which is faster for small tensors on few cores, and the book's pages."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -34,3 +36,15 @@ def site(tmp_path_factory, worker_id):
             book.render(source, source)
             (source / "done").touch()
     return (source / "_build/html").resolve()
+
+
+@pytest.fixture(scope="module")  # no longer: an event loop runs as long, and other tests need their own
+def browser():
+    """Chromium or Chrome; a test that asks for it is skipped where there is none."""
+    if not BROWSER:
+        pytest.skip("needs chromium or google-chrome on the PATH")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield running
+        running.close()

@@ -8,7 +8,6 @@ import html
 import io
 import json
 import re
-import shutil
 from urllib.parse import unquote, urldefrag, urlsplit
 from urllib.request import url2pathname
 
@@ -16,10 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-if not BROWSER:
-    pytest.skip("needs chromium or google-chrome on the PATH", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 420, "height": 860}
@@ -128,14 +123,6 @@ def broken(looks, folder):
             elif anchor and target in looks and unquote(anchor) not in looks[target]["ids"]:
                 wrong.append(f"{path.name}: {link}")
     return wrong
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import ast
 import functools
 import html
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -294,36 +293,32 @@ def test_rows_of_the_page_are_anchors_with_what_filters_need():
     assert counts.loc["all", "chapter 3"] == LEDGER.index.str.startswith("3-").sum()
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
-def test_the_filters_in_a_browser(tmp_path):
-    sync_api = pytest.importorskip("playwright.sync_api")
+def test_the_filters_in_a_browser(browser, tmp_path):
     page = tmp_path / "page.html"
     sections = "".join(
         f"<section>{claims.as_html(LEDGER[LEDGER.index.str.startswith(c)])}</section>" for c in "34"
     )
     script = (ROOT / "book/_static/ledger.js").read_text("utf-8")
     page.write_text(f"<!doctype html><meta charset=utf-8>{sections}<script>{script}</script>", "utf-8")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        tab = browser.new_page()
-        tab.goto(page.as_uri())
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
 
-        def left():
-            assert tab.locator("tbody tr:visible").count() == int(tab.inner_text("output").split()[0])
-            return tab.locator("tbody tr:visible").evaluate_all("rows => rows.map(r => r.id.slice(6))")
+    def left():
+        assert tab.locator("tbody tr:visible").count() == int(tab.inner_text("output").split()[0])
+        return tab.locator("tbody tr:visible").evaluate_all("rows => rows.map(r => r.id.slice(6))")
 
-        ours = LEDGER[LEDGER.index.str.match("[34]")]
-        assert left() == list(ours.index)
-        tab.get_by_label("Status").select_option("contradicted")
-        assert left() == list(ours.index[ours["status"] == "contradicted"])
-        tab.get_by_label("Chapter").focus()  # by keyboard alone: the second choice is chapter 3
-        tab.keyboard.press("ArrowDown")
-        assert left() == [c for c in ours.index[ours["status"] == "contradicted"] if c[0] == "3"]
-        tab.keyboard.press("Tab")
-        tab.keyboard.press("Tab")
-        tab.keyboard.type("SCORE-CAM second")
-        assert left() == ["3-table-2-second"] and tab.locator("section:visible").count() == 1
-        tab.evaluate("location.hash = 'claim-4-eq-8'")  # a link to a hidden row shows it
-        tab.wait_for_function("!document.getElementById('claim-4-eq-8').hidden")
-        assert left() == list(ours.index)
-        browser.close()
+    ours = LEDGER[LEDGER.index.str.match("[34]")]
+    assert left() == list(ours.index)
+    tab.get_by_label("Status").select_option("contradicted")
+    assert left() == list(ours.index[ours["status"] == "contradicted"])
+    tab.get_by_label("Chapter").focus()  # by keyboard alone: the second choice is chapter 3
+    tab.keyboard.press("ArrowDown")
+    assert left() == [c for c in ours.index[ours["status"] == "contradicted"] if c[0] == "3"]
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Tab")
+    tab.keyboard.type("SCORE-CAM second")
+    assert left() == ["3-table-2-second"] and tab.locator("section:visible").count() == 1
+    tab.evaluate("location.hash = 'claim-4-eq-8'")  # a link to a hidden row shows it
+    tab.wait_for_function("!document.getElementById('claim-4-eq-8').hidden")
+    assert left() == list(ours.index)
+    tab.close()

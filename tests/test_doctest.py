@@ -1,6 +1,6 @@
 """The examples in docstrings: each is run, and every function on the page of the library has one.
 
-They begin after the lines that book/api.md shows at its top, which are run here as they stand there.
+They begin after the lines of code that book/api.md shows, which are run here as they stand there.
 """
 
 import doctest
@@ -72,10 +72,10 @@ def lacking(names):
 
 @pytest.fixture(scope="module")
 def setup():
-    """What the lines at the top of the page define."""
+    """What the page's own lines of code define."""
     matplotlib.use("Agg")
     names = {}
-    exec(re.search(r"```python\n(.*?)```", API, re.S)[1], names)
+    exec("\n".join(re.findall(r"```python\n(.*?)```", API, re.S)), names)
     return names
 
 

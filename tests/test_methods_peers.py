@@ -19,7 +19,11 @@ from torchvision.models.resnet import BasicBlock
 import networks
 import thesis_lib as tl
 from thesis_lib.data.models import vgg19_glyphs
-from thesis_lib.kernels import min_max, resize
+from other_libraries import captum_grad_cam, pytorch_grad_cam, torchcam
+from thesis_lib.kernels import min_max
+
+for library in ("captum", "torchcam", "pytorch_grad_cam"):
+    pytest.importorskip(library)
 
 TOLERANCE = 1e-4  # of maps in [0, 1], in float32
 FAMILIES = {
@@ -45,28 +49,9 @@ def x():
     return networks.images(3, 64, 96)
 
 
-def layer_of(clf):
-    return clf.network.get_submodule(clf.layer)
-
-
 def assert_same_maps(ours, theirs):
     assert ours.max() == 1, "zero maps alone compare nothing"
     torch.testing.assert_close(ours, min_max(theirs), rtol=0, atol=TOLERANCE)
-
-
-def pytorch_grad_cam(name, clf, x):
-    peer = pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    with getattr(peer, name)(clf.network, [layer_of(clf)]) as cam:
-        return torch.from_numpy(cam(x, [ClassifierOutputTarget(c) for c in CLASSES]))
-
-
-def torchcam(name, clf, x):
-    methods = pytest.importorskip("torchcam.methods")
-    with getattr(methods, name)(clf.network, layer_of(clf)) as cam:
-        (small,) = cam(CLASSES, clf.network(x), normalized=False)
-    return resize(small.relu()[:, None], x.shape[-2:])[:, 0]
 
 
 @pytest.mark.parametrize("ours, theirs", [("grad_cam", "GradCAM"), ("xgrad_cam", "XGradCAM")])
@@ -74,14 +59,11 @@ def torchcam(name, clf, x):
 def test_grad_cam_and_xgrad_cam(clf, x, ours, theirs, peer):
     # XGrad-CAM's epsilon, 1e-6 here as in its official code, is 1e-7 and 1e-8 there: it matters
     # only to channels that are all but zero.
-    assert_same_maps(tl.METHODS[ours](clf, x, CLASSES), peer(theirs, clf, x))
+    assert_same_maps(tl.METHODS[ours](clf, x, CLASSES), peer(theirs, clf, x, CLASSES))
 
 
 def test_grad_cam_of_captum(clf, x):
-    attr = pytest.importorskip("captum.attr")
-    cam = attr.LayerGradCam(clf.network, layer_of(clf))
-    small = cam.attribute(x, target=CLASSES, relu_attributions=True)
-    assert_same_maps(tl.METHODS["grad_cam"](clf, x, CLASSES), resize(small, x.shape[-2:])[:, 0])
+    assert_same_maps(tl.METHODS["grad_cam"](clf, x, CLASSES), captum_grad_cam(clf, x, CLASSES))
 
 
 def test_grad_cam_plus_plus_with_large_gradients(clf, x):
@@ -90,7 +72,7 @@ def test_grad_cam_plus_plus_with_large_gradients(clf, x):
         parameter.data.mul_(1000)
     try:
         ours = tl.METHODS["grad_cam_plus_plus"](clf, x, CLASSES)
-        assert_same_maps(ours, pytorch_grad_cam("GradCAMPlusPlus", clf, x))
+        assert_same_maps(ours, pytorch_grad_cam("GradCAMPlusPlus", clf, x, CLASSES))
     finally:
         for parameter in last:
             parameter.data.div_(1000)

@@ -133,6 +133,18 @@ def _spread(part):
     return lines
 
 
+def _verdict(wrong, right, of):
+    """The rule at the top: so many differences are clear and of the wrong sign, of the right sign, of all."""
+    return "contradicted" if wrong else "holds" if right == of else "open"
+
+
+def _apart(table, sign=1):
+    """Methods whose difference is clearly above 0, and below; and the verdict that all are below."""
+    clear = report.is_clear(table)
+    above, below = (table.index[clear & (s * sign * table["difference"] > 0)] for s in (1, -1))
+    return above, below, _verdict(len(above), len(below), len(table))
+
+
 def _pictures(row):
     return f"n = {row['n']}; " if row.get("n") else ""
 
@@ -196,9 +208,8 @@ def best(place, method, difference, p):
     signs = {label: _sign(row[difference], row[p]) for label, row in rows.items()}
     ahead = [label for label, sign in signs.items() if sign > 0]
     behind = [label for label, sign in signs.items() if sign < 0]
-    verdict = "contradicted" if ahead else "holds" if len(behind) == len(rows) else "open"
     return Finding(
-        verdict,
+        _verdict(len(ahead), len(behind), len(rows)),
         f"{_pictures(table[method])}clearly ahead of {method}: {', '.join(ahead) or 'none'}; clearly "
         f"behind: {', '.join(behind) or 'none'}; of {len(rows)}",
     )
@@ -258,8 +269,7 @@ def certain_embedded(place):
     pattern = r"n = (\d+): .*?clearly ahead of it: (.*?); clearly behind it: (.*?)\."
     text = "\n".join(outputs(place, "text/markdown"))
     n, ahead, behind = re.search(pattern, text).groups()
-    everybody = len(behind.split(", ")) == len(SEVEN) - 1
-    verdict = "contradicted" if ahead != "none" else "holds" if everybody else "open"
+    verdict = _verdict(ahead != "none", len(behind.split(", ")), len(SEVEN) - 1)
     return Finding(verdict, f"n = {n}; clearly ahead of MSG-CAM: {ahead}; clearly behind: {behind}")
 
 
@@ -301,17 +311,12 @@ def _compared(metric, reference, without=()):
 def highest(metric, method, sign=1, *without):
     """That a method has the highest (sign 1) or lowest (-1) mean of all but those `without`."""
     table = _compared(metric, method, without)
-    others = table.drop(index=method)
-    clear, behind = report.is_clear(others), sign * others["difference"] < 0
-    verdict = (
-        "contradicted" if (clear & ~behind).any() else "holds" if (clear & behind).all() else "open"
-    )
+    front, back, verdict = _apart(table.drop(index=method), sign)
     rank = int((-sign * table["mean"]).rank()[method])
-    front, back = listed(others.index[clear & ~behind]), int((clear & behind).sum())
     return Finding(
         verdict,
-        f"n = {int(table['n'].iloc[0])}; rank {rank} of {len(table)}; clearly ahead of it: {front};"
-        f" clearly behind it: {back} of {len(others)}",
+        f"n = {int(table['n'].iloc[0])}; rank {rank} of {len(table)}; clearly ahead of it: {listed(front)};"
+        f" clearly behind it: {len(back)} of {len(table) - 1}",
     )
 
 
@@ -336,10 +341,7 @@ def certain(least=0.9999, fewest=6):
     n = rows["id"].nunique()
     if n < fewest:  # a signed-rank test of fewer pairs can never give p < 0.05
         return Finding("open", f"n = {n}: too few to test")
-    others = report.paired_table(rows, "overall").drop(index="msg_cam")
-    clear = report.is_clear(others)
-    front, back = (others.index[clear & (s * others["difference"] > 0)] for s in (1, -1))
-    verdict = "contradicted" if len(front) else "holds" if len(back) == len(others) else "open"
+    front, back, verdict = _apart(report.paired_table(rows, "overall").drop(index="msg_cam"))
     text = f"n = {n}; clearly ahead of MSG-CAM: {listed(front)}; clearly behind: {listed(back)}"
     return Finding(verdict, text)
 
@@ -376,15 +378,12 @@ def _windows():
 def windows_help(metric, sign=1):
     """That the enhancer improves every one of the seven methods."""
     part = _windows().loc[metric].xs("enhanced", level="variant")
-    clear, gain = report.is_clear(part), sign * part["difference"] > 0
-    verdict = (
-        "contradicted" if (clear & ~gain).any() else "holds" if (clear & gain).all() else "open"
-    )
-    better, worse = listed(part.index[clear & gain]), listed(part.index[clear & ~gain])
+    worse, better, verdict = _apart(part, -sign)
+    gain = int((sign * part["difference"] > 0).sum())
     return Finding(
         verdict,
-        f"n = {int(part['n'].min())} to {int(part['n'].max())}; better on average: {int(gain.sum())}"
-        f" of {len(part)}; clearly better: {better}; clearly worse: {worse}",
+        f"n = {int(part['n'].min())} to {int(part['n'].max())}; better on average: {gain}"
+        f" of {len(part)}; clearly better: {listed(better)}; clearly worse: {listed(worse)}",
     )
 
 
@@ -443,9 +442,13 @@ def findings(text):
     return [EVIDENCE[function](*arguments) for function, arguments in calls(text)]
 
 
+def _verdicts(row):
+    return {f.verdict for f in findings(row["embedded"]) + findings(row["recorded"])} - {""}
+
+
 def measured(row):
     """Reproduced if it holds wherever measured, contradicted if somewhere and nowhere held, else open."""
-    verdicts = {f.verdict for f in findings(row["embedded"]) + findings(row["recorded"])} - {""}
+    verdicts = _verdicts(row)
     if verdicts == {"holds"}:
         return "reproduced"
     return "contradicted" if "contradicted" in verdicts and "holds" not in verdicts else "open"
@@ -453,8 +456,7 @@ def measured(row):
 
 def exact(row):
     """Reproduced if the stored outputs say what the row expects of them."""
-    verdicts = {f.verdict for f in findings(row["embedded"]) + findings(row["recorded"])} - {""}
-    return "reproduced" if verdicts == {"holds"} else "contradicted"
+    return "reproduced" if _verdicts(row) == {"holds"} else "contradicted"
 
 
 def exact_but_corrected(row):

@@ -25,15 +25,16 @@ def _bytes(x):
     return x if x.dtype == np.uint8 else (255 * x.clip(0, 1)).round().astype(np.uint8)
 
 
-def _uri(image, kind, **settings):
+def _address(save, kind, **settings):
+    """The `data:` address of what `save`, Pillow's or matplotlib's, writes."""
     file = io.BytesIO()
-    image.save(file, kind, **settings)
+    save(file, format=kind, **settings)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def photograph(pixels):
     """Pixels (3, H, W) in [0, 1], array or tensor, as a JPEG's `data:` address."""
-    return _uri(Image.fromarray(_bytes(picture(pixels))), "jpeg", quality=88, subsampling=0)
+    return _address(Image.fromarray(_bytes(picture(pixels))).save, "jpeg", quality=88, subsampling=0)
 
 
 def grey(maps):
@@ -42,7 +43,8 @@ def grey(maps):
     Nothing but the rounding to 256 levels is lost: the script reads the values back.
     """
     values = _bytes(maps.cpu() if hasattr(maps, "cpu") else maps)
-    return _uri(Image.fromarray(values.reshape(-1, values.shape[-1])), "png", optimize=True)
+    image = Image.fromarray(values.reshape(-1, values.shape[-1]))
+    return _address(image.save, "png", optimize=True)
 
 
 def figure(kind, data, still, alt):
@@ -54,17 +56,15 @@ def figure(kind, data, still, alt):
 
     Raises ValueError above 300 kB.
     """
-    file = io.BytesIO()
-    still.savefig(file, format="jpeg", pil_kwargs={"quality": 80})
+    source = _address(still.savefig, "jpeg", pil_kwargs={"quality": 80})
     plt.close(still)
-    source = base64.b64encode(file.getvalue()).decode()
     colours = (255 * plt.get_cmap(SALIENCY)(np.arange(256))[:, :3]).round().astype(np.uint8)
     text = json.dumps(data | {"colours": colours.tobytes().hex()}, separators=(",", ":"))
     # In single quotes, because JSON is full of double ones.
     text = text.replace("&", "&amp;").replace("'", "&#39;").replace("<", "&lt;").replace(">", "&gt;")
     result = (
         f"<div class=\"explore\" data-explore=\"{html.escape(kind)}\" data-figure='{text}'>"
-        f'<img alt="{html.escape(alt)}" src="data:image/jpeg;base64,{source}"></div>'
+        f'<img alt="{html.escape(alt)}" src="{source}"></div>'
     )
     if len(result) > LARGEST:
         raise ValueError(f"{len(result)} bytes: an interactive figure has at most {LARGEST}")

@@ -155,7 +155,6 @@ def intervals(axis, table, label="", reference=None):
     `reference` names the method whose mean is drawn as a line to compare with.
 
     >>> import matplotlib.pyplot as plt
-    >>> import pandas as pd
     >>> _, axis = plt.subplots()
     >>> table = pd.DataFrame({"mean": [0.5], "low": [0.4], "high": [0.6]}, index=["msg_cam"])
     >>> plots.intervals(axis, table, "over-all")
@@ -180,13 +179,7 @@ def forest(axis, table, scale=100, label=""):
     Filled: clear (`thesis_lib.report.is_clear`); hollow: not.
 
     >>> import matplotlib.pyplot as plt
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame([
-    ...     {"id": i, "class": 0, "method": method, "overall": 0.1 * i + gain}
-    ...     for i in range(8)
-    ...     for method, gain in [("grad_cam", 0), ("grad_cam enhanced", 0.1), ("grad_cam SESS", 0)]
-    ... ])
-    >>> table = report.variants_table(rows, ["overall"])
+    >>> table = report.variants_table(in_windows, ["overall"])
     >>> _, axis = plt.subplots()
     >>> plots.forest(axis, table.loc["overall"], label="over-all, difference")
     >>> axis.get_yticklabels()[0].get_text()
@@ -217,11 +210,6 @@ def confidence(axis, table, label=""):
     The ticks carry the number of images in each bin.
 
     >>> import matplotlib.pyplot as plt
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame({
-    ...     "id": ["a", "b", "c"] * 2, "class": 0, "method": ["msg_cam"] * 3 + ["grad_cam"] * 3,
-    ...     "overall": [0.5, 0.6, 0.7, 0.4, 0.6, 0.6], "probability": [0.95, 0.3, 1.0] * 2,
-    ... })
     >>> _, axis = plt.subplots()
     >>> plots.confidence(axis, report.confidence_table(rows, "overall"))
     >>> axis.get_xticklabels()[-1].get_text()

@@ -113,11 +113,6 @@ def paired_table(rows, value, reference="msg_cam", groups=None, seed=0):
 
     Raises ValueError if the reference is missing or if methods were measured on different pairs.
 
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame({
-    ...     "id": ["a", "b", "c"] * 2, "class": 0, "method": ["msg_cam"] * 3 + ["grad_cam"] * 3,
-    ...     "overall": [0.5, 0.6, 0.7, 0.4, 0.6, 0.6], "probability": [0.95, 0.3, 1.0] * 2,
-    ... })
     >>> table = report.paired_table(rows, "overall")
     >>> table[["n", "mean", "difference"]].round(3).loc["grad_cam"].tolist()
     [3.0, 0.533, -0.067]
@@ -164,13 +159,7 @@ def variants_table(rows, values, variants=("enhanced", "SESS"), groups=None, see
 
     Raises ValueError if a variant is missing or was measured on other pairs than its base method.
 
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame([
-    ...     {"id": i, "class": 0, "method": method, "overall": 0.1 * i + gain}
-    ...     for i in range(8)
-    ...     for method, gain in [("grad_cam", 0), ("grad_cam enhanced", 0.1), ("grad_cam SESS", 0)]
-    ... ])
-    >>> table = report.variants_table(rows, ["overall"])
+    >>> table = report.variants_table(in_windows, ["overall"])
     >>> table["difference"].round(3).loc["overall", "grad_cam"].to_dict()
     {'bare': nan, 'enhanced': 0.1, 'SESS': 0.0}
     """
@@ -194,7 +183,6 @@ def variants_table(rows, values, variants=("enhanced", "SESS"), groups=None, see
 def is_clear(table):
     """Which differences have an interval without 0 and p < 0.05: both ways of looking agree.
 
-    >>> import pandas as pd
     >>> table = {"p": [0.01, 0.01], "difference_low": [0.1, -0.1], "difference_high": [0.3, 0.3]}
     >>> report.is_clear(pd.DataFrame(table)).tolist()
     [True, False]
@@ -208,13 +196,7 @@ def verdicts(tables, value, sign=1, name=str):
     tables: {network: `variants_table`}; sign: 1 where more of the value is better, -1 where less
     is; name: turns a method into its printed name.
 
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame([
-    ...     {"id": i, "class": 0, "method": method, "overall": 0.1 * i + gain}
-    ...     for i in range(8)
-    ...     for method, gain in [("grad_cam", 0), ("grad_cam enhanced", 0.1), ("grad_cam SESS", 0)]
-    ... ])
-    >>> table = report.variants_table(rows, ["overall"])
+    >>> table = report.variants_table(in_windows, ["overall"])
     >>> print(report.verdicts({"VGG19": table}, "overall", name=plots.name))
     - VGG19, enhanced: clearly better for Grad-CAM; clearly worse for none; open for none.
     - VGG19, SESS: clearly better for none; clearly worse for none; open for Grad-CAM.
@@ -248,7 +230,6 @@ def readable(table, scale=100, digits=2):
 
     Means are multiplied by `scale` (100: per cent, as the thesis prints them).
 
-    >>> import pandas as pd
     >>> row = {"n": 3, "mean": 0.5, "low": 0.4, "high": 0.6, "p": 0.03}
     >>> row |= {"difference": 0.1, "difference_low": 0.0, "difference_high": 0.2}
     >>> report.readable(pd.DataFrame([row]), digits=0).iloc[0, 1:].tolist()
@@ -290,11 +271,6 @@ def confidence_table(rows, value, seed=0):
     `rows` needs the columns method, probability and `value`. Returns one row per (bin, method)
     with all eleven bins; an empty one has n = 0 and NaN.
 
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame({
-    ...     "id": ["a", "b", "c"] * 2, "class": 0, "method": ["msg_cam"] * 3 + ["grad_cam"] * 3,
-    ...     "overall": [0.5, 0.6, 0.7, 0.4, 0.6, 0.6], "probability": [0.95, 0.3, 1.0] * 2,
-    ... })
     >>> report.confidence_table(rows, "overall").query("n > 0")["label"].unique().tolist()
     ['0.3-0.4', '0.9-0.9999', '>=0.9999']
     """

@@ -169,7 +169,7 @@ def load_classifier(name, weights=None, layer=None, device=None, bf16=False):
         layer: the explained layer, such as "features.35"; None finds the last spatial one.
         device: None for CUDA where there is one, else the CPU.
         bf16: the network computes in bfloat16, which GPUs do faster; maps and scores change a
-            little, the appendix on performance says how much. Not for attention.
+            little, `benchmarks/bench.py --only precision` says how much. Not for attention.
 
     Returns:
         a Classifier in eval mode with frozen parameters, in channels_last layout. It normalises as
