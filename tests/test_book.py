@@ -327,6 +327,18 @@ def test_the_home_page_says_what_the_runs_say(claim, notebook, pattern):
     assert not says(notebook, "Clearly better than MSG-CAM: Grad-CAM")
 
 
+def test_decisions_quote_the_pages_they_name():
+    """Each interval in a row of the page on decisions stands in the outputs of a notebook that the row links to."""
+    quoted = 0
+    for row in (ROOT / "book/decisions.md").read_text("utf-8").splitlines():
+        notebooks = re.findall(r"\(\.\./notebooks/(\w+)\)", row)
+        stored = "\n".join((ROOT / f"notebooks/{name}.ipynb").read_text("utf-8") for name in notebooks)
+        for interval in re.findall(r"-?[\d.]+ \[-?[\d.]+, -?[\d.]+\]", row):
+            assert re.search(rf"[^\d-]{re.escape(interval)}", stored), f"{interval}: not in {notebooks}"
+            quoted += 1
+    assert quoted > 20
+
+
 # The looks themselves, tried out
 
 
