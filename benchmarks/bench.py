@@ -4,8 +4,8 @@
     python benchmarks/bench.py --only cam curves          # some of the cases
     python benchmarks/bench.py --device cuda [--bf16]     # the whole table of a GPU
 
-Writes `data/results/speed-DEVICE.csv`, one row for each measurement, and a JSON that says where it was
-measured. A case is some contestants that do the same work, the first of them the bare passes: the
+Writes `data/results/speed-DEVICE.csv`, one row for each measurement, and a JSON that says where they were
+made; `--only` leaves the rows of other cases there as they are. A case is some contestants that do the same work, the first of them the bare passes: the
 network alone, on as many pictures of the same sizes in the same batches. In each round all contestants
 run once, in turn, so that whatever slows the machine slows all of them; what counts is the ratio
 within a round. Before anything is timed, a case checks that the contestants agree.
@@ -188,35 +188,41 @@ def score_cam(bench):
 
 @case
 def multiscale(bench):
-    """CAMERAS and MSG-CAM at eight sizes, beside their equations with back-propagation throughout."""
+    """CAMERAS and MSG-CAM at eight sizes, beside their equations with back-propagation throughout.
+
+    All sizes count: a network with random weights predicts another class at each, and line 6 of
+    Algorithm 1 would spare the literal version all but one of its backward passes.
+    """
     for name, n in bench.sizes(("vgg19_glyphs", 2), ("vgg19", 1)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
         forward = oracle.Forward(clf.network, clf.layer, torch.float32)
         scaled = list(scaled_inputs(x))
+        cameras, msg_cam = (partial(tl.METHODS[m], gate="always") for m in ("cameras", "msg_cam"))
+        literally = partial(oracle.maps, forward, images=x, classes=c, gate="always")
         with tl.counting() as counts:
-            ours = tl.METHODS["msg_cam"](clf, x, c)
+            ours = msg_cam(clf, x, c)
         masks = counts["forward images"] - n * len(scaled)
         scales = [(1, part) for s in scaled for part in clf._passes(s)]
         area = sum(s[0, 0].numel() for s in scaled) / x[0, 0].numel()
         # Equation 3-8 is a jump: in float32 a pixel of each mask may fall on its other side.
-        error = oracle.relative_error(ours, oracle.maps(forward, "msg_cam", x, c), spared=64).max()
+        error = oracle.relative_error(ours, literally(name="msg_cam"), spared=64).max()
         same(error, torch.zeros(()), 1e-2, f"{name}, MSG-CAM")
         both = scales + passes(clf, x, masks)
         yield (
             {"network": name, "pictures": n, "passes": n * area, "long": name == "vgg19"},
             {
                 "bare passes": lambda: bare(clf, scales),
-                "cameras": lambda: tl.METHODS["cameras"](clf, x, c),
-                "cameras, literally": lambda: oracle.maps(forward, "cameras", x, c),
+                "cameras": lambda: cameras(clf, x, c),
+                "cameras, literally": lambda: literally(name="cameras"),
             },
         )
         yield (
             {"network": name, "pictures": n, "passes": n * area + masks, "long": name == "vgg19"},
             {
                 "bare passes": lambda: bare(clf, both),
-                "msg_cam": lambda: tl.METHODS["msg_cam"](clf, x, c),
-                "msg_cam, literally": lambda: oracle.maps(forward, "msg_cam", x, c),
+                "msg_cam": lambda: msg_cam(clf, x, c),
+                "msg_cam, literally": lambda: literally(name="msg_cam"),
             },
         )
 
@@ -556,42 +562,62 @@ def main():
     name = "speed-" + arguments.device.split(":")[0] + ("-bf16" if arguments.bf16 else "")
     out = arguments.out or ROOT / "data/results" / f"{name}.csv"
     wanted = arguments.only or [*CASES, "precision", "memory"]
-    rows, begin = [], time.monotonic()
+    place, begin = Recording(out, arguments.device, wanted), time.monotonic()
     for key in (k for k in CASES if k in wanted):
         for facts, contestants in CASES[key](bench):
             rounds = arguments.long_rounds if facts.pop("long", False) else arguments.rounds
             if rounds > 1:  # the first time is for caches, and for what is compiled
                 for work in contestants.values():
                     work()
+            rows = []
             for number in range(rounds):
                 for who, work in contestants.items():
                     seconds = bench.seconds(work)
                     rows.append({"case": key, **facts, "contestant": who, "round": number, "seconds": seconds})
-            last = pd.DataFrame(rows[-rounds * len(contestants) :]).groupby("contestant", sort=False)["seconds"].median()
+            last = pd.DataFrame(rows).groupby("contestant", sort=False)["seconds"].median()
             shown = ", ".join(f"{who} {s / last['bare passes']:.2f}" for who, s in last.items())
             print(f"{(time.monotonic() - begin) / 60:5.1f} min  {key} {facts}: {shown}", flush=True)
-            pd.DataFrame(rows).to_csv(out, index=False, float_format="%.6g")  # nothing is lost
+            place.add(rows)
     if "precision" in wanted:
-        rows += precision()
+        place.add(precision())
     if "memory" in wanted and arguments.device == "cpu":
         for (network,) in bench.sizes(("vgg19_glyphs",), ("vgg19",)):
             for who in ("bare passes", "grad_cam", "cameras", "msg_cam"):
-                rows.append({"case": "memory", "network": network, "pictures": 1, "contestant": who,
-                             "round": 0, "megabytes": peak_memory(network, who)})  # fmt: skip
-            print(rows[-4:], flush=True)
-    pd.DataFrame(rows).to_csv(out, index=False, float_format="%.6g")
-    gpu = arguments.device.startswith("cuda")
-    facts = {
-        "command": "python benchmarks/bench.py " + " ".join(sys.argv[1:]),
-        "device": torch.cuda.get_device_name(arguments.device) if gpu else processor(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "minutes": round((time.monotonic() - begin) / 60, 1),
-        "commit": commit(),
-        "python": platform.python_version(),
-        "versions": {p: version(p) for p in ("torch", "torchvision", "kornia", "grad-cam", "torchcam", "captum", "quantus")},
-    }  # fmt: skip
-    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+                row = {"case": "memory", "network": network, "pictures": 1, "contestant": who, "round": 0}
+                place.add([row | {"megabytes": peak_memory(network, who)}])
+
+
+class Recording:
+    """The CSV of rows and the JSON of where they were measured, written anew after each case."""
+
+    def __init__(self, out, device, wanted):
+        self.out, self.provenance, self.begin = out, out.with_suffix(".json"), time.monotonic()
+        there = out.exists() and self.provenance.exists()
+        self.rows = pd.read_csv(out) if there else pd.DataFrame(columns=["case"])
+        self.rows = self.rows[~self.rows["case"].isin(wanted)]
+        self.runs = json.loads(self.provenance.read_text("utf-8")) if there else []
+        for run in self.runs:
+            run["cases"] = [case for case in run["cases"] if case not in wanted]
+        self.runs = [run for run in self.runs if run["cases"]]
+        gpu = device.startswith("cuda")
+        packages = ("torch", "torchvision", "kornia", "grad-cam", "torchcam", "captum", "quantus")
+        self.facts = {
+            "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
+            "cases": [],
+            "device": torch.cuda.get_device_name(device) if gpu else processor(),
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "commit": commit(),
+            "python": platform.python_version(),
+            "versions": {package: version(package) for package in packages},
+        }
+
+    def add(self, rows):
+        self.rows = pd.concat([self.rows, pd.DataFrame(rows)])
+        self.rows.to_csv(self.out, index=False, float_format="%.6g")
+        self.facts["cases"] = list(dict.fromkeys([*self.facts["cases"], rows[0]["case"]]))
+        self.facts["minutes"] = round((time.monotonic() - self.begin) / 60, 1)
+        self.provenance.write_text(json.dumps([*self.runs, self.facts], indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

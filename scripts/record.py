@@ -3,11 +3,13 @@
     python scripts/record.py squeezenet1_1 WEIGHTS PHOTOGRAPHS
 
 Rows and manifests go to `data/results/NETWORK/`, from where the book shows them: neither the
-photographs nor the weights may be passed on. What is measured is kept in `runs/`, so a recording
-that was interrupted goes on when it is started again, and two of them share the work.
+photographs nor the weights may be passed on. Photographs that have their rows there are not measured
+again, so a recording may take several days and machines, each with a manifest of its own. What one
+start has measured is kept in `runs/`: interrupted, it goes on, and two of them share the work.
 """
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -25,28 +27,29 @@ SEVEN = [
 ]  # fmt: skip
 
 
-def insertion_deletion(classifier, data, out, some, few):
-    """Curves for each photograph and method, cheap methods first. In windows CAMERAS and MSG-CAM,
-    ten times eight sizes, on the first `some`, and Score-CAM, ten times 500 masks, on `few`."""
-
-    def windows(*names):
-        return {f"{name} enhanced": tl.enhance(name) for name in names}
-
-    plan = [
-        ({name: tl.METHODS[name] for name in SEVEN}, None),
-        (windows("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "group_cam"), None),
-        (windows("cameras", "msg_cam"), some),
-        (windows("score_cam"), few),
-    ]
-    parts = [
-        tl.evaluate(data, classifier, methods, ROOT / "runs", limit=limit, step=1792, chunk=4)
-        for methods, limit in plan
-    ]
-    rows = pd.concat(parts, ignore_index=True).drop(columns=["insertion", "deletion", "correct"])
-    rows.to_csv(out / "insertion_deletion.csv", index=False, float_format="%.6g")
-    manifests = [json.loads(Path(p.attrs["run"], "manifest.json").read_text()) for p in parts]
-    text = json.dumps(manifests, indent=1) + "\n"
-    (out / "insertion_deletion.json").write_text(text, "utf-8")
+def insertion_deletion(classifier, data, out):
+    """Curves for each photograph and method that have none yet, cheap methods first: in windows
+    CAMERAS and MSG-CAM take ten times eight sizes, Score-CAM ten times 500 masks."""
+    windows = [
+        ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "group_cam"], ["cameras", "msg_cam"], ["score_cam"],
+    ]  # fmt: skip
+    plan = [{name: tl.METHODS[name] for name in SEVEN}]
+    plan += [{f"{name} enhanced": tl.enhance(name) for name in names} for names in windows]
+    table, provenance = out / "insertion_deletion.csv", out / "insertion_deletion.json"
+    rows = pd.read_csv(table, dtype={"id": str}) if table.exists() else pd.DataFrame(columns=["id", "method"])
+    manifests = json.loads(provenance.read_text("utf-8")) if provenance.exists() else []
+    for methods in plan:
+        there = rows[rows["method"].isin(list(methods))].groupby("id")["method"].nunique()
+        left = copy.copy(data)
+        keep = [i for i, name in enumerate(data.ids) if there.get(name) != len(methods)]
+        left.ids, left.paths = [data.ids[i] for i in keep], [data.paths[i] for i in keep]
+        if not keep:
+            continue
+        new = tl.evaluate(left, classifier, methods, ROOT / "runs", step=1792, chunk=4)
+        manifests.append(json.loads(Path(new.attrs["run"], "manifest.json").read_text("utf-8")))
+        rows = pd.concat([rows, new.drop(columns=["insertion", "deletion", "correct"])])
+        rows.to_csv(table, index=False, float_format="%.6g")
+        provenance.write_text(json.dumps(manifests, indent=1) + "\n", "utf-8")
 
 
 def sanity(classifier, data, out, pictures=6, every=12, seed=0):
@@ -83,8 +86,6 @@ if __name__ == "__main__":
     parser.add_argument("network", help="a name that load_classifier knows")
     parser.add_argument("weights", help="path of its weights")
     parser.add_argument("photographs", help="folder of pictures")
-    parser.add_argument("--some", type=int, default=24, help="pictures for CAMERAS, MSG-CAM in windows")
-    parser.add_argument("--few", type=int, default=4, help="pictures for Score-CAM in windows")
     parser.add_argument("--only", choices=["insertion_deletion", "sanity"])
     arguments = parser.parse_args()
     classifier = tl.load_classifier(arguments.network, arguments.weights)
@@ -92,6 +93,6 @@ if __name__ == "__main__":
     out = ROOT / "data/results" / arguments.network
     out.mkdir(parents=True, exist_ok=True)
     if arguments.only != "sanity":
-        insertion_deletion(classifier, data, out, arguments.some, arguments.few)
+        insertion_deletion(classifier, data, out)
     if arguments.only != "insertion_deletion":
         sanity(classifier, data, out)
