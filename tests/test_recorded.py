@@ -51,7 +51,7 @@ def test_a_recording_measures_only_what_has_no_rows(tmp_path, monkeypatch):
 
     for k in range(3):
         trees.picture([(8, 12, 40, 44)], seed=k).save(tmp_path / f"photograph{k}.png")
-    data = Folder(tmp_path, size=32)
+    data = Folder(tmp_path, size=64)
     classifier = tl.Classifier(networks.Plain().eval(), name="plain")
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "SEVEN", ["grad_cam", "group_cam"])
