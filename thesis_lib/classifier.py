@@ -62,7 +62,7 @@ class Classifier:
         self.network, self.name, self.categories = network, name, categories
         self.mean, self.std, self.activation = mean, std, activation
         self._batch = None if batch is None else _at_least_one(batch)
-        # On the CPU as fast or, with some versions, up to 4 times faster (benchmarks, case "floor").
+        # On the CPU as fast or, with some versions, 4 times faster (benchmarks, case "floor").
         convolutional = any(isinstance(m, nn.Conv2d) for m in network.modules())
         self._format = torch.channels_last if convolutional else torch.contiguous_format
         self.layer = find_layer(network) if layer is None else layer
