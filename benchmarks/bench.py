@@ -306,7 +306,7 @@ def one_frame_at_a_time(clf, x, maps, classes, step=448):
     return torch.tensor(areas).view(-1, 2)  # insertion, deletion
 
 
-def torchcam_curves(clf, x, maps, classes):
+def torchcam_curves(clf, x, maps, classes, batch=None):
     from torchcam.metrics import DeletionInsertionMetric
 
     class Given:
@@ -324,7 +324,7 @@ def torchcam_curves(clf, x, maps, classes):
             return nullcontext()
 
     metric = DeletionInsertionMetric(
-        Given(), lambda z: z.softmax(1), steps=112, baseline=blur, batch_size=clf.batch
+        Given(), lambda z: z.softmax(1), steps=112, baseline=blur, batch_size=batch or clf.batch
     )
     metric.update(x, classes.tolist())
     return metric.summary()
@@ -365,6 +365,7 @@ def curves(bench):
                 means = torch.tensor([theirs["insertion_auc"], theirs["deletion_auc"]])
                 same(both.mean(0), means, 2e-3, "torchcam's curves")
             contestants["curves, torchcam"] = lambda: torchcam_curves(clf, x, maps, c)
+            contestants["curves, torchcam, one frame at a time"] = lambda: torchcam_curves(clf, x, maps, c, 1)
             contestants["one frame at a time, as RISE"] = lambda: one_frame_at_a_time(clf, x, maps, c)
             if name != "vgg19" or bench.device != "cpu":
                 contestants["deletion alone, Quantus"] = lambda: quantus_curve(clf, x, maps, c)
