@@ -5,10 +5,11 @@
     python benchmarks/bench.py --device cuda [--bf16]     # the whole table of a GPU
 
 Writes `data/results/speed-DEVICE.csv`, one row for each measurement, and a JSON that says where they were
-made; `--only` leaves the rows of other cases there as they are. A case is some contestants that do the same work, the first of them the bare passes: the
-network alone, on as many pictures of the same sizes in the same batches. In each round all contestants
-run once, in turn, so that whatever slows the machine slows all of them; what counts is the ratio
-within a round. Before anything is timed, a case checks that the contestants agree.
+made; `--only` leaves the rows of other cases there as they are. A case is some contestants that do the
+same work, the first of them the bare passes: the network alone, on as many pictures of the same sizes in
+the same batches. In each round all contestants run once, in turn, so that whatever slows the machine
+slows all of them; what counts is the ratio within a round. Before anything is timed, a case checks that
+the contestants agree.
 
 Networks with random weights take as long as trained ones. Pictures are random.
 """
@@ -559,45 +560,6 @@ def processor():
         return platform.processor() or platform.machine()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="curves and all methods in bfloat16")
-    parser.add_argument("--only", nargs="+", choices=[*CASES, "precision", "memory"], help="these cases")
-    parser.add_argument("--quick", action="store_true", help="small networks alone, but for Grad-CAM")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--long-rounds", type=int, default=1, help="of cases that take minutes")
-    parser.add_argument("--out", type=Path, help="a CSV; the JSON lies beside it")
-    arguments = parser.parse_args()
-    bench = Bench(arguments.device, arguments.bf16, arguments.quick)
-    name = "speed-" + arguments.device.split(":")[0] + ("-bf16" if arguments.bf16 else "")
-    out = arguments.out or ROOT / "data/results" / f"{name}.csv"
-    wanted = arguments.only or [*CASES, "precision", "memory"]
-    place, begin = Recording(out, arguments.device, wanted), time.monotonic()
-    for key in (k for k in CASES if k in wanted):
-        for facts, contestants in CASES[key](bench):
-            rounds = arguments.long_rounds if facts.pop("long", False) else arguments.rounds
-            if rounds > 1:  # the first time is for caches, and for what is compiled
-                for work in contestants.values():
-                    work()
-            rows = []
-            for number in range(rounds):
-                for who, work in contestants.items():
-                    seconds = bench.seconds(work)
-                    rows.append({"case": key, **facts, "contestant": who, "round": number, "seconds": seconds})
-            last = pd.DataFrame(rows).groupby("contestant", sort=False)["seconds"].median()
-            shown = ", ".join(f"{who} {s / last['bare passes']:.2f}" for who, s in last.items())
-            print(f"{(time.monotonic() - begin) / 60:5.1f} min  {key} {facts}: {shown}", flush=True)
-            place.add(rows)
-    if "precision" in wanted:
-        place.add(precision())
-    if "memory" in wanted and arguments.device == "cpu":
-        for (network,) in bench.sizes(("vgg19_glyphs",), ("vgg19",)):
-            for who in ("bare passes", "grad_cam", "cameras", "msg_cam"):
-                row = {"case": "memory", "network": network, "pictures": 1, "contestant": who, "round": 0}
-                place.add([row | {"megabytes": peak_memory(network, who)}])
-
-
 class Recording:
     """The CSV of rows and the JSON of where they were measured, written anew after each case."""
 
@@ -623,12 +585,54 @@ class Recording:
             "versions": {package: version(package) for package in packages},
         }
 
+    def minutes(self):
+        return (time.monotonic() - self.begin) / 60
+
     def add(self, rows):
         self.rows = pd.concat([self.rows, pd.DataFrame(rows)])
         self.rows.to_csv(self.out, index=False, float_format="%.6g")
         self.facts["cases"] = list(dict.fromkeys([*self.facts["cases"], rows[0]["case"]]))
-        self.facts["minutes"] = round((time.monotonic() - self.begin) / 60, 1)
+        self.facts["minutes"] = round(self.minutes(), 1)
         self.provenance.write_text(json.dumps([*self.runs, self.facts], indent=1) + "\n", "utf-8")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="curves and all methods in bfloat16")
+    parser.add_argument("--only", nargs="+", choices=[*CASES, "precision", "memory"], help="these cases")
+    parser.add_argument("--quick", action="store_true", help="small networks alone, but for Grad-CAM")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--long-rounds", type=int, default=1, help="of cases that take minutes")
+    parser.add_argument("--out", type=Path, help="a CSV; the JSON lies beside it")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.device, arguments.bf16, arguments.quick)
+    name = "speed-" + arguments.device.split(":")[0] + ("-bf16" if arguments.bf16 else "")
+    out = arguments.out or ROOT / "data/results" / f"{name}.csv"
+    wanted = arguments.only or [*CASES, "precision", "memory"]
+    place = Recording(out, arguments.device, wanted)
+    for key in (k for k in CASES if k in wanted):
+        for facts, contestants in CASES[key](bench):
+            rounds = arguments.long_rounds if facts.pop("long", False) else arguments.rounds
+            if rounds > 1:  # the first time is for caches, and for what is compiled
+                for work in contestants.values():
+                    work()
+            rows = []
+            for number in range(rounds):
+                for who, work in contestants.items():
+                    seconds = bench.seconds(work)
+                    rows.append({"case": key, **facts, "contestant": who, "round": number, "seconds": seconds})
+            last = pd.DataFrame(rows).groupby("contestant", sort=False)["seconds"].median()
+            shown = ", ".join(f"{who} {s / last['bare passes']:.2f}" for who, s in last.items())
+            print(f"{place.minutes():5.1f} min  {key} {facts}: {shown}", flush=True)
+            place.add(rows)
+    if "precision" in wanted:
+        place.add(precision())
+    if "memory" in wanted and arguments.device == "cpu":
+        for (network,) in bench.sizes(("vgg19_glyphs",), ("vgg19",)):
+            for who in ("bare passes", "grad_cam", "cameras", "msg_cam"):
+                row = {"case": "memory", "network": network, "pictures": 1, "contestant": who, "round": 0}
+                place.add([row | {"megabytes": peak_memory(network, who)}])
 
 
 if __name__ == "__main__":

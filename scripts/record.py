@@ -40,11 +40,11 @@ def insertion_deletion(classifier, data, out):
     manifests = json.loads(provenance.read_text("utf-8")) if provenance.exists() else []
     for methods in plan:
         there = rows[rows["method"].isin(list(methods))].groupby("id")["method"].nunique()
-        left = copy.copy(data)
         keep = [i for i, name in enumerate(data.ids) if there.get(name) != len(methods)]
-        left.ids, left.paths = [data.ids[i] for i in keep], [data.paths[i] for i in keep]
         if not keep:
             continue
+        left = copy.copy(data)
+        left.ids, left.paths = [data.ids[i] for i in keep], [data.paths[i] for i in keep]
         new = tl.evaluate(left, classifier, methods, ROOT / "runs", step=1792, chunk=4)
         manifests.append(json.loads(Path(new.attrs["run"], "manifest.json").read_text("utf-8")))
         rows = pd.concat([rows, new.drop(columns=["insertion", "deletion", "correct"])])
