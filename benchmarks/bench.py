@@ -435,6 +435,13 @@ def floor(bench):
                 clf.network(part)
 
         contestants["plain memory order"] = plain
+        if bench.device == "cpu":  # convolutions of 3 x 3 with fewer multiplications
+
+            def winograd():
+                with torch.backends.mkldnn.flags(enabled=False):
+                    plain()
+
+            contestants["Winograd's algorithm (NNPACK)"] = winograd
         for batch in (1, 4, 64):
             other = clf.with_batch(min(batch, n))
             contestants[f"batch {min(batch, n)}"] = partial(bare, other, passes(other, x, n))

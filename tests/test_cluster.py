@@ -99,6 +99,23 @@ def test_the_network_loads_once_for_each_worker(tmp_path, client):
     assert sorted(pid for pid in loads if pid != os.getpid()) == sorted(workers)  # here: a copy
 
 
+def test_it_says_what_it_will_cost(tmp_path, client, capfd):
+    run(tmp_path, client, progress=True, chunk=20)
+    said = capfd.readouterr().err
+    assert "a picture takes 46 forward passes" in said and "on 2 workers" in said
+
+
+def test_workers_may_come_late(tmp_path):
+    """As from a queue: longer than Dask would wait of itself for data to be sent."""
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=1, dashboard_address=None, processes=False
+    ) as cluster:
+        timer = threading.Timer(1, cluster.scale, [1])
+        timer.start()
+        with distributed.Client(cluster, timeout="0.5s") as client:
+            assert run(tmp_path, client, chunk=20)["id"].nunique() == PICTURES
+
+
 def test_errors_reach_the_caller(tmp_path, client, monkeypatch):
     def wrong(clf, images, classes):
         return images[:, 0, ::2]

@@ -41,7 +41,7 @@ def test_the_embedded_part_is_enough(capsys):
     status, text = report(capsys)
     assert status == 0 and "The book can be made." in text
     assert line(text, "single objects").startswith("[OK]      single objects: 320 of 320")
-    for part in ("ILSVRC2012 validation", "VOC2007 test", "COCO 2014 validation", "ImageNet, "):
+    for part in ("ILSVRC2012 validation", "VOC2007 test", "COCO 2014 validation", "vgg19 for ImageNet"):
         assert line(text, part).startswith("[MISSING]")
         assert step(text, part).startswith("          next: ")
     assert re.search(r"^\[OK\]      torch \d", text, re.M)
@@ -67,6 +67,10 @@ def test_whole_datasets_are_ok(capsys, monkeypatch, tmp_path):
         assert line(text, name).startswith("[OK]")
         assert f"{count} of {count} pictures" in line(text, name)
     assert str(tmp_path / "elsewhere") in line(text, "VOC2007 test")
+    shutil.rmtree(tmp_path / "elsewhere/VOCdevkit/VOC2007/Annotations")
+    _, text = report(capsys, "--data-root", str(tmp_path / "elsewhere"))
+    assert line(text, "VOC2007 test").startswith("[MISSING]")
+    assert "Annotations is not there" in step(text, "VOC2007 test")
 
 
 def test_incomplete_datasets_are_counted(capsys, tmp_path):
@@ -116,7 +120,9 @@ def test_weights_that_are_there_are_found(capsys, monkeypatch, tmp_path):
     (tmp_path / "runs/vgg19_coco2014.safetensors").write_bytes(b"")
     monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
     _, text = report(capsys)
-    assert line(text, "ImageNet, ").startswith("[OK]")
+    assert line(text, "vgg19 for ImageNet").startswith("[OK]")
+    assert line(text, "vit_b_16 for ImageNet").startswith("[MISSING]")
+    assert "-p network vit_b_16 -p out runs/vit_b_16_voc2007.safetensors" in step(text, "vit_b_16_voc2007")
     assert line(text, "vgg19_voc2007").startswith("[OK]")
     assert line(text, "vgg19_coco2014").startswith("[MISSING]")
 

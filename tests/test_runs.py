@@ -1,3 +1,4 @@
+import errno
 import functools
 import json
 import os
@@ -123,6 +124,8 @@ def test_rows_of_the_pointing_game(tmp_path):
         assert part.loc[c, "energy"] == pytest.approx(energy_inside(maps, mask).item(), abs=1e-5)
         assert part.loc[c, "probability"] == pytest.approx(clf.probabilities(images)[0, c].item())
     assert part["correct"].all()
+    assert part["first_choice"].tolist() == [int(clf.predict(images)) == c for c in (0, 2)]
+    assert part.loc[0, "boxes"] == 0.5 and part.loc[0, "near_boxes"] == pytest.approx((16 + 14) / 32)
     assert np.isnan(part.loc[0, "pixel_energy"])  # there is a pixel mask of class 2 only
     assert part.loc[2, "pixel_energy"] == pytest.approx(part.loc[2, "energy"])
     even = rows[rows["id"] == "picture-4"]
@@ -264,8 +267,11 @@ def test_describe_tells_functions_apart():
 
 
 class Deadly(Pictures):
+    read = 0
+
     def __getitem__(self, i):
-        if i == 4:
+        self.read += i == 4
+        if self.read == 2:  # the first time is for the run's key
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(i)
 
@@ -302,6 +308,45 @@ def test_what_cannot_be_read_is_skipped_and_listed(tmp_path):
         run(tmp_path, Pictures(broken=range(7)))
 
 
+def test_a_disk_that_fails_ends_the_run_and_skips_nothing(tmp_path):
+    class Mounted(Pictures):
+        error = None
+
+        def __getitem__(self, i):
+            if i == 5 and self.error:
+                try:
+                    raise self.error
+                except OSError as error:  # as `read_picture` has it
+                    raise OSError(f"{self.ids[i]}.jpg is not a readable picture: {error}") from error
+            return super().__getitem__(i)
+
+    dataset, expected = Mounted(), run(tmp_path / "whole")
+    for error in (
+        OSError(errno.EIO, "Input/output error"),
+        FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "not mounted/5.jpg")),
+    ):
+        dataset.error = error
+        with pytest.raises(OSError, match="picture-5.jpg is not a readable picture"):
+            run(tmp_path / "runs", dataset)
+    dataset.error = None
+    pd.testing.assert_frame_equal(run(tmp_path / "runs", dataset), expected)
+    # One file that is missing beside the others is skipped, as a broken one.
+    dataset.error = FileNotFoundError(errno.ENOENT, "No such file", str(tmp_path / "5.jpg"))
+    assert run(tmp_path / "missing", dataset)["id"].nunique() == 6
+
+
+def test_other_masks_are_another_run(tmp_path):
+    class Masked(Pictures):
+        def __getitem__(self, i):
+            sample = super().__getitem__(i)
+            if i == 3:
+                sample.pixel_masks = {0: sample.masks[0]}
+            return sample
+
+    assert folder(run(tmp_path)) == folder(run(tmp_path, Pictures()))
+    assert folder(run(tmp_path)) != folder(run(tmp_path, Masked()))
+
+
 def test_a_class_without_a_pixel_is_left_out(tmp_path):
     class Dataset(Pictures):
         def __getitem__(self, i):
@@ -314,6 +359,7 @@ def test_a_class_without_a_pixel_is_left_out(tmp_path):
     assert rows[rows["id"] == "picture-1"]["class"].unique().tolist() == [2]
     manifest = json.loads((folder(rows) / "manifest.json").read_text())
     assert manifest["skipped"] == [["picture-1", "class 0: its boxes cover no pixel"]]
+    assert manifest["pictures"] == {"measured": 7, "skipped": 0, "failed": 0}
 
 
 def test_manifest(tmp_path):
@@ -363,7 +409,8 @@ def test_progress(tmp_path, capfd, monkeypatch):
     said = capfd.readouterr().err
     assert "7 pictures, 2 methods; 0 pictures are there already, 7 are to do" in said
     # To know the class; 12 points of two curves that share their ends, by two methods; Grad-CAM.
-    assert f"measured: {1 + 2 * 22 + 1} forward passes" in said and "322 passes" in said
+    assert f"measured on 4: a picture takes {1 + 2 * 22 + 1} forward passes" in said
+    assert "all of them 322 passes, about 0 days 00:00:0" in said
     assert "7/7" in said and "picture/s" in said
     run(tmp_path, step=98, progress=None)
     assert capfd.readouterr().err == ""  # nothing to do, nothing to say
@@ -378,6 +425,8 @@ def test_bad_input(tmp_path):
         run(tmp_path, metrics=())
     with pytest.raises(ValueError, match="engine"):
         run(tmp_path, engine="ray")
+    with pytest.raises(ValueError, match='a scheduler .tcp://host:8786. is for engine="dask"'):
+        run(tmp_path, scheduler="tcp://host:8786")
     with pytest.raises(ValueError, match="is on cpu, not on cuda: load it there"):
         run(tmp_path, device="cuda")
     with pytest.raises(ValueError, match="maps must be"):

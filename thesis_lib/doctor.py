@@ -158,6 +158,8 @@ def datasets(roots):
         if found > expected:
             step = f"there are {found - expected:,} pictures too many: are they of this dataset?"
         ok = found == expected
+        if ok and name.startswith("VOC2007") and not (place / "VOCdevkit/VOC2007/Annotations").is_dir():
+            ok, step = False, f"unpack {name} again: VOCdevkit/VOC2007/Annotations is not there"
         if name.startswith("ILSVRC2012") and found and (problem := _without_classes(place)):
             ok, step = False, problem
         yield ok, f"{name} at {place}: {found:,} of {expected:,} pictures", step
@@ -187,15 +189,20 @@ def _without_classes(place):
 
 def weights():
     import torch
-    from torchvision.models import VGG19_Weights
+    from torchvision.models import VGG19_Weights, ViT_B_16_Weights
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = VGG19_Weights.DEFAULT.url.rsplit("/", 1)[-1]
-    step = f'load_classifier("vgg19") once with a network connection, or copy {file} to {folder}'
-    yield (folder / file).is_file(), f"torchvision's VGG19 for ImageNet, {folder / file}", step
-    for name, config in (("vgg19_voc2007", "voc"), ("vgg19_coco2014", "coco")):
-        step = f"papermill notebooks/A_2_finetuning.ipynb out.ipynb -f configs/full-{config}-finetune.yaml"
-        yield *_safetensors(REPOSITORY / f"runs/{name}.safetensors"), step
+    for network, its in (("vgg19", VGG19_Weights), ("vit_b_16", ViT_B_16_Weights)):
+        file = its.DEFAULT.url.rsplit("/", 1)[-1]
+        step = f'load_classifier("{network}") once with a network connection, or copy {file} to {folder}'
+        yield (folder / file).is_file(), f"torchvision's {network} for ImageNet, {folder / file}", step
+    for network in ("vgg19", "vit_b_16"):
+        for data, year in (("voc", 2007), ("coco", 2014)):
+            file = f"runs/{network}_{data}{year}.safetensors"
+            step = f"papermill notebooks/A_2_finetuning.ipynb out.ipynb -f configs/full-{data}-finetune.yaml"
+            if network != "vgg19":
+                step += f" -p network {network} -p out {file} -p checkpoints {file.split('.')[0]}"
+            yield *_safetensors(REPOSITORY / file), step
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ Dask gives to another. Network and dataset go to every worker once.
 import contextlib
 import copy
 import dataclasses
+import sys
 import threading
 import uuid
 
 import torch
 
 from thesis_lib.experiments import shards
-from thesis_lib.experiments.runs import compute
+from thesis_lib.experiments.runs import compute, foretell
 
 try:
     import cloudpickle
@@ -25,18 +26,27 @@ _one_at_a_time = threading.Lock()  # a network that is being explained has hooks
 _loaded = (None, None)  # in a worker: the label of the last call, and its job
 
 
-def compute_all(job, starts, scheduler, device):
-    """Yield the number of pictures of each chunk, as the workers finish them."""
+def compute_all(job, starts, scheduler, device, progress):
+    """Yield the number of pictures of each chunk, as the workers finish them.
+
+    With progress, a worker measures some pictures first, to say what the run will cost.
+    """
     classifier = copy.copy(job.classifier)
     classifier.network = copy.deepcopy(classifier.network).cpu()  # here may be no GPU, or another
     remote = dataclasses.replace(job, classifier=classifier)
     with contextlib.ExitStack() as stack:
         client = _client(scheduler, stack)
+        client.wait_for_workers(1)  # in a queue of SLURM they may take their time
         # As bytes, which workers may pass on as often as they like without making a network of them.
         (sent,) = client.scatter([cloudpickle.dumps(remote)], broadcast=True, hash=False)
         label = uuid.uuid4().hex  # else Dask takes the results of an earlier call
+        loaded = sent, label, device.type
+        if progress:
+            workers = len(client.nthreads())
+            said = client.submit(_foretell, *loaded, starts, workers, key=f"foretell-{label}")
+            print(said.result(), file=sys.stderr, flush=True)
         futures = [
-            client.submit(_compute, sent, label, start, device.type, key=f"chunk-{start:06d}-{label}")
+            client.submit(_compute, *loaded, start, key=f"chunk-{start:06d}-{label}")
             for start in starts
         ]
         stack.callback(client.cancel, futures)
@@ -53,16 +63,27 @@ def _client(scheduler, stack):
     return stack.enter_context(Client(scheduler))
 
 
-def _compute(sent, label, start, device):
+def _compute(sent, label, device, start):
     """What a worker does."""
-    global _loaded
     with _one_at_a_time:
-        if _loaded[0] != label:
-            job = cloudpickle.loads(sent)
-            if not job.run.is_dir():
-                raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
-            if shards.code() != job.code:
-                raise RuntimeError("the workers have another version of thesis_lib than the caller")
-            job.classifier.network.to(torch.device(device))
-            _loaded = label, job
-        return compute(_loaded[1], start)
+        return compute(_load(sent, label, device), start)
+
+
+def _foretell(sent, label, device, starts, workers):
+    """What one of them does before."""
+    with _one_at_a_time:
+        return foretell(_load(sent, label, device), starts, workers)
+
+
+def _load(sent, label, device):
+    """The job, on the worker's device; made once for each call of `compute_all`."""
+    global _loaded
+    if _loaded[0] != label:
+        job = cloudpickle.loads(sent)
+        if not job.run.is_dir():
+            raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
+        if shards.code() != job.code:
+            raise RuntimeError("the workers have another version of thesis_lib than the caller")
+        job.classifier.network.to(torch.device(device))
+        _loaded = label, job
+    return _loaded[1]

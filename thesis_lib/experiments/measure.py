@@ -6,7 +6,7 @@ import torch
 
 from thesis_lib.experiments.fineness import boundary_distance, effective_resolution
 from thesis_lib.experiments.insertion_deletion import insertion_deletion
-from thesis_lib.experiments.pointing_game import energy_inside, pointing_game
+from thesis_lib.experiments.pointing_game import energy_inside, grow, pointing_game
 
 METRICS = ("insertion_deletion", "pointing_game", "fineness")
 
@@ -35,6 +35,13 @@ def measure(samples, classifier, methods, metrics, step):
         "probability": _numpy(probabilities[owners, classes]),
         "correct": [c in samples[k].classes for k, c in pairs],
     }
+    if "pointing_game" in metrics:
+        masks = torch.stack([samples[k].masks[c] for k, c in pairs])
+        common |= {
+            "first_choice": [c == int(probabilities[k].argmax()) for k, c in pairs],
+            "boxes": _numpy(masks.float().mean((1, 2))),
+            "near_boxes": _numpy(grow(masks, 15).float().mean((1, 2))),
+        }
     tables = []
     for name, method in methods.items():
         maps = method(classifier, images, classes)
@@ -46,7 +53,6 @@ def measure(samples, classifier, methods, metrics, step):
             for key in ("insertion_auc", "deletion_auc", "overall", "tied"):
                 columns[key] = _numpy(getattr(result, key))
         if "pointing_game" in metrics:
-            masks = torch.stack([samples[k].masks[c] for k, c in pairs])
             hits, misses = pointing_game(maps, masks)
             columns |= {"hits": _numpy(hits), "misses": _numpy(misses)}
             columns["argmax_hit"] = _numpy(pointing_game(maps, masks, points=1, tolerance=15)[0])

@@ -5,6 +5,7 @@ be seen from the folder alone, so a process that died, a second one beside it an
 same to this file: somebody computes what is not there yet.
 """
 
+import errno
 import json
 import os
 import random
@@ -24,6 +25,10 @@ from thesis_lib.experiments.measure import METRICS, measure
 from thesis_lib.kernels import counting
 from thesis_lib.methods import METHODS
 
+DISK_ERRORS = {
+    errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT,
+    errno.EHOSTDOWN, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 
 def evaluate(
     dataset, classifier, methods, out, *, metrics=("insertion_deletion",), limit=None, step=448,
@@ -67,17 +72,20 @@ def evaluate(
     Returns:
         DataFrame with id, class, method, probability (of the class on the intact picture), correct
         (the picture is labelled with it); for "insertion_deletion" insertion, deletion (curves),
-        insertion_auc, deletion_auc, overall, tied; for "pointing_game" hits, misses (of the 100
-        strongest points), argmax_hit (of the strongest, tolerance 15 pixels), energy (share inside
-        the boxes), pixel_energy (inside the pixel mask; NaN where there is none); for "fineness"
+        insertion_auc, deletion_auc, overall, tied; for "pointing_game" first_choice (the network
+        predicts the class), boxes, near_boxes (shares of the picture within the class's boxes, and
+        within 15 pixels of them), hits, misses (of the 100 strongest points), argmax_hit (of the
+        strongest, tolerance 15 pixels), energy (share inside the boxes), pixel_energy (inside the
+        pixel mask; NaN where there is none); for "fineness"
         pixel_energy, boundary_distance (NaN likewise) and effective_resolution.
         `rows.attrs["run"]` is the run's folder.
 
     Raises:
         KeyError: unknown method.
-        ValueError: unknown metric or engine; a method whose settings have no stable description;
-            no picture that could be measured.
-        OSError: a shard cannot be written, as on a full disk; those written before stay.
+        ValueError: unknown metric or engine; a scheduler for the local engine; a method whose
+            settings have no stable description; no picture that could be measured.
+        OSError: a shard cannot be written, as on a full disk, or the disk of the pictures fails or
+            is gone; shards written before stay.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as out:
@@ -90,6 +98,8 @@ def evaluate(
     """
     if engine not in ("local", "dask"):
         raise ValueError(f'engine must be "local" or "dask", not {engine!r}')
+    if scheduler and engine == "local":
+        raise ValueError(f'a scheduler ({scheduler}) is for engine="dask"')
     if not metrics or set(metrics) - set(METRICS):
         raise ValueError(f"metrics must be among {METRICS}, not {metrics!r}")
     if not isinstance(methods, dict):
@@ -119,14 +129,16 @@ def evaluate(
     settings["dataset"]["name"] = type(getattr(dataset, "dataset", dataset)).__name__  # not "Subset"
     shards.begin(run, settings, ids, getattr(dataset, "seed", None))
     if progress:
-        _say(job, missing, estimate=engine == "local")
+        _say(job, missing)
     random.Random().shuffle(missing)  # two processes on one run then seldom do the same chunk
     if engine == "local":
+        if progress:
+            print(foretell(job, missing), file=sys.stderr, flush=True)
         done = (compute(job, start) for start in missing)
     else:
         from thesis_lib.experiments.cluster import compute_all  # Dask is an optional extra
 
-        done = compute_all(job, missing, scheduler, device)
+        done = compute_all(job, missing, scheduler, device, progress)
     finished = len(ids) - sum(len(job.part(start)) for start in missing)
     seldom = 0.1 if sys.stderr.isatty() else 10  # seconds between updates: a log keeps every line
     with tqdm(
@@ -205,8 +217,21 @@ def _load(dataset, ids, indices):
         try:
             samples.append(dataset[i])
         except Exception as error:  # files are broken in many ways, and a run must not end there
+            if _is_out_of_reach(error):
+                raise
             skipped.append([ids[i], shards.reason(error)])
     return samples, skipped
+
+
+def _is_out_of_reach(error):
+    """Whether the disk is to blame and not the picture, which must not be skipped for good then."""
+    while error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return True
+        if isinstance(error, FileNotFoundError) and error.filename:
+            return not Path(error.filename).parent.is_dir()  # such as a disk that is not mounted
+        error = error.__cause__
+    return False
 
 
 def _measure_each(job, samples):
@@ -240,39 +265,48 @@ def _measure_in_memory(job, samples):
     while True:
         try:
             return measure(samples, job.classifier, job.methods, job.metrics, job.step)
-        except torch.OutOfMemoryError:
-            if job.classifier.batch == 1:
+        except RuntimeError as error:  # cuBLAS and cuDNN have no class of their own for it
+            full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+            if not full or job.classifier.batch == 1:
                 raise
         # Outside of `except`, where the error still holds on to what it could not fit.
         job.classifier = job.classifier.with_batch(job.classifier.batch // 2)
         torch.cuda.empty_cache()
 
 
-def _say(job, missing, estimate):
-    """Print what there is to do and, from one picture measured, how long it takes."""
+def _say(job, missing):
+    """Print what there is to do."""
     pictures = sum(len(job.part(start)) for start in missing)
-    text = (
+    print(
         f"run {job.run.name}: {len(job.ids):,} pictures, {len(job.methods)} methods; "
-        f"{len(job.ids) - pictures:,} pictures are there already, {pictures:,} are to do"
-    )
-    samples = []
-    for i in (i for start in missing if estimate for i in job.part(start)):
-        if samples := _load(job.dataset, job.ids, [i])[0]:
+        f"{len(job.ids) - pictures:,} pictures are there already, {pictures:,} are to do",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+
+
+def foretell(job, missing, workers=1):
+    """What a run will cost, in words, from up to four pictures measured: passes and time."""
+    indices = [i for start in missing for i in job.part(start)]
+    found = []  # (forward passes, seconds) of pictures that give rows
+    for i in indices[:: max(1, len(indices) // 16)]:
+        samples, _ = _load(job.dataset, job.ids, [i])
+        begin = time.perf_counter()
+        with counting() as counts:
+            rows, _, _ = _measure_each(job, samples)
+        if len(rows):
+            found.append((counts["forward images"], time.perf_counter() - begin))
+        if len(found) == 5 or sum(seconds for _, seconds in found) > 10:
             break
-    if samples:
-        for _ in range(2):  # the first time is for the device to warm up
-            begin = time.perf_counter()
-            with counting() as counts:
-                _measure_each(job, samples)
-            seconds = time.perf_counter() - begin
-            if seconds > 10:
-                break
-        passes = counts["forward images"]
-        text += (
-            f"\none picture, measured: {passes:,} forward passes, {seconds:.2f} s; all of them: "
-            f"{passes * pictures:,} passes, about {pd.Timedelta(round(seconds * pictures), 's')}"
-        )
-    print(text, file=sys.stderr, flush=True)
+    if not found:
+        return "none of the first pictures could be measured: there is no estimate of the time"
+    found = found[1:] or found  # the first one is for the device to warm up
+    passes, seconds = (sum(values) / len(found) for values in zip(*found, strict=True))
+    left = pd.Timedelta(round(seconds * len(indices) / workers), "s")
+    return (
+        f"measured on {len(found)}: a picture takes {passes:,.0f} forward passes, {seconds:.2f} s; "
+        f"all of them {passes * len(indices):,.0f} passes, about {left}"
+        + (f" on {workers} workers" if workers > 1 else "")
+    )
 
 
 def load_rows(run):

@@ -41,13 +41,15 @@ def code():
 
 
 def fingerprint(dataset, ids):
-    """All ids, and the first and last picture whole: enough to see that a dataset was made anew."""
+    """All ids, and up to 32 pictures whole, with what is known of them: enough to see that a dataset
+    was made anew, or got other labels or masks."""
     parts = [json.dumps(ids)]
-    for i in {0, len(ids) - 1} if ids else ():
+    for i in sorted({k * (len(ids) - 1) // 31 for k in range(32)}) if ids else ():
         with contextlib.suppress(Exception):  # one that cannot be read is skipped later, and listed
             sample = dataset[i]
             parts += [sample.pixels.numpy().tobytes(), repr(sample.classes)]
-            parts += [mask.numpy().tobytes() for mask in sample.masks.values()]
+            for masks in (sample.masks, sample.pixel_masks):
+                parts += [f"{c} {sha256([mask.numpy().tobytes()])}" for c, mask in masks.items()]
     return sha256(parts)
 
 
@@ -153,7 +155,7 @@ def finish(run, files):
     No path of this machine is in it.
     """
     content = json.loads((run / "manifest.json").read_text("utf-8"))
-    rows, seconds, measured, counts, devices = 0, 0, 0, Counter(), Counter()
+    rows, seconds, measured, without, counts, devices = 0, 0, 0, 0, Counter(), Counter()
     skipped, failed = [], []
     for file in files:  # one after the other: all of them may not fit into memory
         table = read(file)
@@ -164,14 +166,16 @@ def finish(run, files):
         measured += facts["pictures"]
         counts.update(facts["counts"])
         devices[facts["device"]] += 1
-        skipped += facts["skipped"]
+        skipped += facts["skipped"]  # pictures, and single classes of pictures that have rows
+        with_rows = set(table["id"].to_pylist()) if table.num_rows else set()
+        without += len({name for name, _ in facts["skipped"]} - with_rows)
         failed += facts["failed"]
     content |= {
         "finished": True,
         "rows": rows,
         "pictures": {
             "measured": measured,
-            "skipped": len({name for name, _ in skipped}),
+            "skipped": without,
             "failed": len(failed),
         },
         "skipped": skipped,
