@@ -96,9 +96,13 @@ class Bench:
         self.wait()
         return time.perf_counter() - start
 
+    @property
+    def gpu(self):
+        return self.device.startswith("cuda")
+
     def wait(self):
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
+        if self.gpu:
+            torch.cuda.synchronize(self.device)
 
 
 @torch.inference_mode()
@@ -178,7 +182,7 @@ def score_cam(bench):
             "bare passes": lambda: bare(clf, work),
             "score_cam": lambda: tl.METHODS["score_cam"](clf, x, c),
         }
-        if name != "vgg19" or bench.device != "cpu":  # there, each of them would take minutes
+        if name != "vgg19" or bench.gpu:  # there, each of them would take minutes
             contestants["score_cam, torchcam"] = torchcam_map
             contestants["score_cam, pytorch-grad-cam"] = jacobgil_map
         yield (
@@ -197,17 +201,19 @@ def multiscale(bench):
     for name, n in bench.sizes(("vgg19_glyphs", 2), ("vgg19", 1)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
-        forward = oracle.Forward(clf.network, clf.layer, torch.float32)
+        forward = oracle.Forward(clf.network, clf.layer, torch.float32, device=bench.device)
         scaled = list(scaled_inputs(x))
         cameras, msg_cam = (partial(tl.METHODS[m], gate="always") for m in ("cameras", "msg_cam"))
         literally = partial(oracle.maps, forward, images=x, classes=c, gate="always")
         with tl.counting() as counts:
-            ours = msg_cam(clf, x, c)
+            msg_cam(clf, x, c)
         masks = counts["forward images"] - n * len(scaled)
         scales = [(1, part) for s in scaled for part in clf._passes(s)]
         area = sum(s[0, 0].numel() for s in scaled) / x[0, 0].numel()
         # Equation 3-8 is a jump: in float32 a pixel of each mask may fall on its other side.
-        error = oracle.relative_error(ours, literally(name="msg_cam"), spared=64).max()
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            pair = msg_cam(clf, x, c), literally(name="msg_cam")
+        error = oracle.relative_error(*(maps.cpu() for maps in pair), spared=64).max()
         same(error, torch.zeros(()), 1e-2, f"{name}, MSG-CAM")
         both = scales + passes(clf, x, masks)
         yield (
@@ -259,8 +265,12 @@ def enhancer(bench):
 
 @case
 def attention(bench):
-    """Transformer attribution, per picture: one at a time, and eight together."""
+    """Transformer attribution, per picture: one at a time, and eight together.
+
+    The authors' code works out the negative parts of linear layers as well, and multiplies them by 0.
+    """
     clf, x = bench.network("vit_b_16", bf16=False), bench.pictures(8)
+    clf.network.requires_grad_(False)  # else the literal versions would keep more than they need
     c = clf.predict(x)
     method = tl.METHODS["transformer_attribution"]
     # With random weights, sums that are near 0 are divided by: only float64 has the digits to compare.
@@ -268,14 +278,31 @@ def attention(bench):
     literal = oracle_attention.maps("transformer_attribution", exact, x[:1].double(), c[:1].tolist())
     same(method(tl.Classifier(exact), x[:1], c[:1]), literal, 1e-6, "Transformer attribution")
     ones = list(zip(x.split(1), c.split(1), strict=True))[:2]
+    positive = oracle_attention.linear
+
+    def both_signs(r, given, weight):
+        opposite = oracle_attention.through(
+            lambda p, n: p @ weight.clamp(max=0).T + n @ weight.clamp(min=0).T,
+            r, given.clamp(min=0), given.clamp(max=0),
+        )  # fmt: skip
+        return positive(r, given, weight) - 0 * sum(opposite)
+
+    def literally(linear):
+        oracle_attention.linear = linear
+        try:
+            return oracle_attention.maps(
+                "transformer_attribution", clf.network, x[:2], c[:2].tolist(), dtype=x.dtype
+            )
+        finally:
+            oracle_attention.linear = positive
+
     yield (
         {"network": "vit_b_16", "pictures": 2, "passes": 2},
         {
             "bare passes": lambda: bare(clf, [(2, x[:1])]),
             "transformer_attribution": lambda: [method(clf, *one) for one in ones],
-            "transformer_attribution, literally": lambda: oracle_attention.maps(
-                "transformer_attribution", clf.network, x[:2], c[:2].tolist()
-            ),
+            "transformer_attribution, literally": lambda: literally(positive),
+            "transformer_attribution, as its authors": lambda: literally(both_signs),
         },
     )
     yield (
@@ -368,7 +395,7 @@ def curves(bench):
             contestants["curves, torchcam"] = lambda: torchcam_curves(clf, x, maps, c)
             contestants["curves, torchcam, one frame at a time"] = lambda: torchcam_curves(clf, x, maps, c, 1)
             contestants["one frame at a time, as RISE"] = lambda: one_frame_at_a_time(clf, x, maps, c)
-            if name != "vgg19" or bench.device != "cpu":
+            if name != "vgg19" or bench.gpu:
                 contestants["deletion alone, Quantus"] = lambda: quantus_curve(clf, x, maps, c)
         yield facts, contestants
 
@@ -401,7 +428,7 @@ def scaling(bench):
         x = bench.pictures(4, size)
         maps = torch.rand(x[:, 0].shape, generator=torch.Generator().manual_seed(1))
         method = partial(tl.insertion_deletion, clf, x, maps, 0, size * size // 28)
-        batch = len(clf._passes(x.repeat(8, 1, 1, 1))[0])
+        batch = max(1, min(clf.batch, clf.batch * 224 * 224 // size**2))
         work = passes(clf.with_batch(batch), x, 4 * 56)
         yield compared("size", size, 4, 4 * 56, work, "insertion_deletion", method)
     for n in (1, 4, 16, 64):
@@ -421,53 +448,76 @@ def scaling(bench):
 # What lowers the floor
 
 
+def compiled(clf, x, n):
+    """What torch.compile makes of the network, with the time that it takes to make it."""
+    network = torch.compile(clf.network)
+    batch = x[:1].expand(clf.batch, -1, -1, -1)
+    batch = batch.to(next(network.parameters()).dtype, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def run(times=n // clf.batch):
+        for _ in range(times):
+            network(batch)
+
+    start = time.perf_counter()
+    run(1)
+    return f"torch.compile (after {time.perf_counter() - start:.1f} s)", run
+
+
 @case
 def floor(bench):
-    """The bare passes themselves, as they could be run: 64 pictures."""
+    """The bare passes themselves, as they could be run."""
     for name, n in bench.sizes(("vgg19_glyphs", 64), ("vgg19", 16)):
+        n = 512 if bench.gpu else n
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         low = bench.network(name, bf16=True)
         contestants = {"bare passes": partial(bare, clf, passes(clf, x, n))}
+        ordered = copy.deepcopy(clf.network).to(memory_format=torch.contiguous_format)
 
         @torch.inference_mode()
         def plain():
             for part in x.split(clf.batch):
-                clf.network(part)
+                ordered(part)
 
         contestants["plain memory order"] = plain
-        if bench.device == "cpu":  # convolutions of 3 x 3 with fewer multiplications
+        if not bench.gpu:  # convolutions of 3 x 3 with fewer multiplications
 
             def winograd():
                 with torch.backends.mkldnn.flags(enabled=False):
                     plain()
 
             contestants["Winograd's algorithm (NNPACK)"] = winograd
-        for batch in (1, 4, 64):
+        for batch in (1, 4, 64) if not bench.gpu else (1, 16, 64, 256):
             other = clf.with_batch(min(batch, n))
             contestants[f"batch {min(batch, n)}"] = partial(bare, other, passes(other, x, n))
         contestants["bfloat16"] = partial(bare, low, passes(low, x, n))
-        if name == "vgg19_glyphs" or bench.device != "cpu":
-            compiled = torch.compile(clf.network)
-            batch = x[:1].expand(clf.batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-            start = time.perf_counter()
-            with torch.inference_mode():
-                compiled(batch)
-            warm = round(time.perf_counter() - start, 1)
+        if bench.gpu:
 
-            @torch.inference_mode()
-            def faster():
-                for _ in range(n // clf.batch):
-                    compiled(batch)
+            def chosen():
+                with torch.backends.cudnn.flags(benchmark=True, allow_tf32=True):
+                    bare(low, passes(low, x, n))
 
-            if n % clf.batch == 0:
-                contestants[f"torch.compile (after {warm} s)"] = faster
+            contestants["bfloat16, algorithms chosen by trial"] = chosen
+        if name == "vgg19_glyphs" or bench.gpu:
+            what, run = compiled(clf, x, n)
+            contestants[what] = run
+        if bench.gpu:
+            what, run = compiled(low, x, n)
+            contestants[f"bfloat16, {what}"] = run
         yield {"network": name, "pictures": n, "passes": n}, contestants
 
 
 @case
 def peak(bench):
     """Bare passes beside a large matrix product: how much of the processor the network can use."""
-    n = 4096 if bench.device.startswith("cuda") else 2048
+    n = 8192 if bench.gpu else 2048
+
+    def product(a, b):
+        torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions have it
+        for _ in range(4):
+            torch.mm(a, b)
+        torch.backends.cuda.matmul.allow_tf32 = False
+
     for bf16 in (False, True):
         kind = torch.bfloat16 if bf16 else torch.float32
         a, b = (torch.randn(n, n, device=bench.device, dtype=kind) for _ in range(2))
@@ -476,11 +526,11 @@ def peak(bench):
             with FlopCounterMode(display=False) as count:
                 bare(clf, [(1, x)])
             gflop = count.get_total_flops() / 1e9
-            work = passes(clf, x, clf.batch)
+            work = passes(clf, x, 4 * clf.batch)
             yield (
-                {"network": name, "pictures": clf.batch, "passes": clf.batch, "type": str(kind)[6:],
-                 "gflop": gflop * clf.batch, "gflop_product": 2 * n**3 / 1e9},
-                {"bare passes": lambda: bare(clf, work), "matrix product": lambda: torch.mm(a, b)},
+                {"network": name, "pictures": 4 * clf.batch, "passes": 4 * clf.batch, "type": str(kind)[6:],
+                 "gflop": gflop * 4 * clf.batch, "gflop_product": 4 * 2 * n**3 / 1e9},
+                {"bare passes": lambda: bare(clf, work), "matrix product": lambda: product(a, b)},
             )  # fmt: skip
 
 
@@ -488,7 +538,7 @@ def peak(bench):
 def all_methods(bench):
     """Seven methods and both curves for one picture: what table 3-2 costs."""
     names = ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "score_cam", "group_cam", "cameras", "msg_cam"]
-    for name, n in (("vgg19_glyphs", 1),) if bench.device == "cpu" else (("vgg19", 8),):
+    for name, n in (("vgg19", 8),) if bench.gpu else (("vgg19_glyphs", 1),):
         clf, x = bench.network(name), bench.pictures(n)
         c = clf.predict(x)
         contestants = {}
@@ -506,11 +556,11 @@ def all_methods(bench):
         yield {"network": name, "pictures": n, "passes": area}, bare_first | contestants
 
 
-def precision(pictures=64, step=1792):
+def precision(device="cpu", pictures=64, step=1792):
     """What bfloat16 changes: rows of over-all scores in both types, and rank correlations of maps."""
     from thesis_lib.data.datasets import open_dataset
 
-    clf, low = (tl.load_classifier("vgg19_glyphs", bf16=b) for b in (False, True))
+    clf, low = (tl.load_classifier("vgg19_glyphs", device=device, bf16=b) for b in (False, True))
     data, rows = open_dataset("glyphs"), []
     for start in range(0, pictures, 8):
         samples = [data[i] for i in range(start, min(start + 8, pictures))]
@@ -529,21 +579,29 @@ def precision(pictures=64, step=1792):
     return rows
 
 
-def peak_memory(network, what):
-    """Most memory, in MB, that a process of its own takes; the floor is the bare multi-scale passes."""
-    code = f"""
-import sys; sys.path.insert(0, "benchmarks")
-import bench, torch, thesis_lib as tl
-b = bench.Bench("cpu", False); clf, x = b.network({network!r}), b.pictures(1)
-from thesis_lib.methods.multiscale import scaled_inputs
-if {what!r} == "bare passes":
-    for s in scaled_inputs(x): bench.bare(clf, [(1, s)])
-    bench.bare(clf, [(2, x.expand(16, -1, -1, -1))])
-else:
-    always = {{"gate": "always"}} if {what!r} in ("cameras", "msg_cam") else {{}}
-    tl.METHODS[{what!r}](clf, x, 0, **always)
-print(bench.most_memory())
-"""
+def explain(bench, network, what):
+    """One picture: the work whose memory is measured; the floor is the bare multi-scale passes."""
+    clf, x = bench.network(network), bench.pictures(1)
+    if what == "bare passes":
+        for scaled in scaled_inputs(x):
+            bare(clf, [(1, scaled)])
+        bare(clf, [(2, x.expand(16, -1, -1, -1))])
+    else:
+        settings = {"gate": "always"} if what in ("cameras", "msg_cam") else {}
+        tl.METHODS[what](clf, x, 0, **settings)
+
+
+def peak_memory(bench, network, what):
+    """Most memory, in MB: of the GPU; else of a process of its own, with all that is in it."""
+    if bench.gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(bench.device)
+        explain(bench, network, what)
+        return torch.cuda.max_memory_allocated(bench.device) / 2**20
+    code = (
+        'import sys; sys.path.insert(0, "benchmarks"); import bench\n'
+        f'bench.explain(bench.Bench("cpu", False), {network!r}, {what!r}); print(bench.most_memory())'
+    )
     run = [sys.executable, "-c", code]
     out = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(out.stdout.split()[-1])
@@ -579,12 +637,11 @@ class Recording:
         for run in self.runs:
             run["cases"] = [case for case in run["cases"] if case not in wanted]
         self.runs = [run for run in self.runs if run["cases"]]
-        gpu = device.startswith("cuda")
         packages = ("torch", "torchvision", "kornia", "grad-cam", "torchcam", "captum", "quantus")
         self.facts = {
             "command": " ".join(["python benchmarks/bench.py", *sys.argv[1:]]),
             "cases": [],
-            "device": torch.cuda.get_device_name(device) if gpu else processor(),
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else processor(),
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
             "commit": commit(),
@@ -620,7 +677,8 @@ def main():
     place = Recording(out, arguments.device, wanted)
     for key in (k for k in CASES if k in wanted):
         for facts, contestants in CASES[key](bench):
-            rounds = arguments.long_rounds if facts.pop("long", False) else arguments.rounds
+            long = facts.pop("long", False) and not bench.gpu
+            rounds = arguments.long_rounds if long else arguments.rounds
             if rounds > 1:  # the first time is for caches, and for what is compiled
                 for work in contestants.values():
                     work()
@@ -634,12 +692,12 @@ def main():
             print(f"{place.minutes():5.1f} min  {key} {facts}: {shown}", flush=True)
             place.add(rows)
     if "precision" in wanted:
-        place.add(precision())
-    if "memory" in wanted and arguments.device == "cpu":
+        place.add(precision(arguments.device))
+    if "memory" in wanted:
         for (network,) in bench.sizes(("vgg19_glyphs",), ("vgg19",)):
             for who in ("bare passes", "grad_cam", "cameras", "msg_cam"):
                 row = {"case": "memory", "network": network, "pictures": 1, "contestant": who, "round": 0}
-                place.add([row | {"megabytes": peak_memory(network, who)}])
+                place.add([row | {"megabytes": peak_memory(bench, network, who)}])
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 class Forward:
     """F: network and layer; a copy in eval mode that is differentiated as a whole."""
 
-    def __init__(self, network, layer, dtype=torch.float64, activation="softmax"):
-        self.network = copy.deepcopy(network).to("cpu", dtype).eval().requires_grad_(True)
+    def __init__(self, network, layer, dtype=torch.float64, activation="softmax", device="cpu"):
+        self.network = copy.deepcopy(network).to(device, dtype).eval().requires_grad_(True)
         self.layer, self.dtype, self.activation = layer, dtype, activation
 
     def __call__(self, x):

@@ -102,3 +102,11 @@ def test_channels_are_never_held_at_the_resolution_of_the_image(monkeypatch):
         settings = {"groups": 4} if name == "msg_cam" else {}
         _, largest = watched(lambda: tl.METHODS[name](clf, x, 0, sizes=[96], **settings))
         assert largest <= network < 13 * 96 * 96, name
+
+
+def test_passes_do_not_make_gradients_wait():
+    """Methods check each batch of pictures once (finite logits, classes that exist); its passes do not."""
+    clf = classifier(2)
+    few, many = (watched(lambda n=n: clf.features_and_gradients(images(n, 40, 40), 0))[0] for n in (2, 12))
+    assert few == many == 2
+    assert watched(lambda: tl.METHODS["grad_cam"](clf, images(12, 40, 40), 0))[0] == 12 / 2 * 2

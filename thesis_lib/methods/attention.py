@@ -5,6 +5,8 @@ class's; E features; M heads of E / M features. All sums are over one image's to
 a map does not depend on the other images of its batch.
 """
 
+import contextlib
+import weakref
 from typing import NamedTuple
 
 import torch
@@ -33,6 +35,7 @@ class _State(NamedTuple):
 
     x: torch.Tensor  # (N, L, E) what it was given
     normed: torch.Tensor
+    qkv: torch.Tensor  # (N, L, 3 E)
     q: torch.Tensor  # (N, M, L, E / M); k and v alike
     k: torch.Tensor
     v: torch.Tensor
@@ -41,8 +44,16 @@ class _State(NamedTuple):
     attended: torch.Tensor  # (N, L, E) the attention branch
     middle: torch.Tensor  # (N, L, E) x + attended
     normed2: torch.Tensor
+    raised: torch.Tensor  # (N, L, MLP width) before the activation
     hidden: torch.Tensor  # (N, L, MLP width)
     mlp: torch.Tensor  # (N, L, E) the MLP branch
+
+
+_plain = weakref.WeakSet()  # networks that were seen to be plain ViTs
+
+
+class _Tokens(Exception):
+    """Ends a forward pass of which only the tokens were wanted."""
 
 
 class _Trace(NamedTuple):
@@ -150,15 +161,18 @@ def _trace(clf, images, classes):
         raise ValueError("relevance needs more digits than bfloat16 has: use network.float()")
     with torch.inference_mode(False):
         blocks, norm, head, first = _read(network)
-    tokens = []
-    # All images' tokens; the blocks then run on the first image only, for the check below.
-    handle = first.register_forward_pre_hook(
-        lambda module, args: tokens.append(args[0].clone()) or args[0][:1]
-    )
-    try:
-        expected = clf.logits(images)
-    finally:
-        handle.remove()
+    tokens, expected = [], None
+
+    def keep(module, args):
+        tokens.append(args[0].clone())
+        if network in _plain:
+            raise _Tokens
+        return args[0][:1]  # the blocks run on one image only, for the check below
+
+    with first.register_forward_pre_hook(keep), torch.no_grad():
+        for part in clf._passes(images):
+            with contextlib.suppress(_Tokens):
+                expected = clf._forward(part)
     with torch.inference_mode(False), torch.enable_grad():
         x = torch.cat(tokens).requires_grad_()
         states = []
@@ -173,29 +187,33 @@ def _trace(clf, images, classes):
         if not logits.isfinite().all():
             raise ValueError("the network's logits are not finite: check the images and weights")
         classes = resolve_classes(classes, logits.detach())
-    # What is not a plain ViT shows here, whatever it is called.
-    ours, theirs = logits[:1], expected[:1]
-    if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
-        raise ValueError(
-            f"{type(network).__name__} is not a plain ViT that reads its class from the first "
-            "token: its attention cannot be explained here"
-        )
+    if network not in _plain:  # what is not a plain ViT shows here, whatever it is called
+        ours, theirs = logits[[-len(part)]], expected[:1]
+        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+            raise ValueError(
+                f"{type(network).__name__} is not a plain ViT that reads its class from the first "
+                "token: its attention cannot be explained here"
+            )
+        _plain.add(network)
     return _Trace(blocks, states, layers, inputs, logits, classes)
 
 
 def _run(block, x):
     """One block in the open, so that its attention can be seen."""
     normed = block.norm1(x)
-    qkv = F.linear(normed, *block.qkv).unflatten(2, (3, block.heads, -1))
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    qkv = F.linear(normed, *block.qkv)
+    q, k, v = qkv.unflatten(2, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
     attention = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
     mixed = (attention @ v).transpose(1, 2).flatten(2)
     attended = F.linear(mixed, *block.projection)
     middle = x + attended
     normed2 = block.norm2(middle)
-    hidden = block.activation(F.linear(normed2, *block.up))
+    raised = F.linear(normed2, *block.up)
+    hidden = block.activation(raised)
     mlp = F.linear(hidden, *block.down)
-    return _State(x, normed, q, k, v, attention, mixed, attended, middle, normed2, hidden, mlp)
+    return _State(
+        x, normed, qkv, q, k, v, attention, mixed, attended, middle, normed2, raised, hidden, mlp
+    )
 
 
 @torch.no_grad()
@@ -207,18 +225,20 @@ def attention_relevance(trace):
     `_split`; norms, softmax and activations let it through.
     """
     relevance = F.one_hot(trace.classes, trace.logits.shape[1]).to(trace.logits)
-    for layer, x in reversed(list(zip(trace.layers, trace.inputs, strict=True))):
+    given = [*trace.inputs, trace.logits]
+    for layer, x, output in reversed(list(zip(trace.layers, given, given[1:], strict=False))):
         if isinstance(layer, nn.Linear):
-            relevance = _linear(relevance, x, layer.weight)
+            relevance = _linear(relevance, x, _pair(layer), output)
     r = torch.zeros_like(trace.states[-1].middle)
     r[:, 0] = relevance
     found = []
     steps = zip(trace.blocks, trace.states, strict=True)
     for number, (block, s) in reversed(list(enumerate(steps))):
         skipped, branch = _split(r, s.middle, s.mlp)
-        branch = _linear(_linear(branch, s.hidden, block.down[0]), s.normed2, block.up[0])
+        branch = _linear(branch, s.hidden, block.down, s.mlp)
+        branch = _linear(branch, s.normed2, block.up, s.raised)
         skipped, branch = _split(skipped + branch, s.x, s.attended)
-        branch = _linear(branch, s.mixed, block.projection[0])
+        branch = _linear(branch, s.mixed, block.projection, s.attended)
         branch = branch.unflatten(2, (block.heads, -1)).transpose(1, 2)
         to_attention, to_v = _product(branch, s.attention, s.v)
         found.append(to_attention)
@@ -226,7 +246,7 @@ def attention_relevance(trace):
             to_q, to_k = _product(to_attention, s.q, s.k.mT)
             to_qkv = torch.stack([to_q, to_k.mT, to_v], 1)  # (N, 3, M, L, E / M)
             to_qkv = to_qkv.permute(0, 3, 1, 2, 4).flatten(2)
-            r = skipped + _linear(to_qkv, s.normed, block.qkv[0])
+            r = skipped + _linear(to_qkv, s.normed, block.qkv, s.qkv)
     return found[::-1]
 
 
@@ -235,12 +255,19 @@ def _share(relevance, total):
     return (relevance / (total + 1e-9)).masked_fill_(total == 0, 0)
 
 
-def _linear(relevance, x, weight):
-    """In proportion to x_j w_ij where that is positive; the bias takes nothing."""
-    positive, negative = weight.clamp(min=0), weight.clamp(max=0)
-    above, below = x.clamp(min=0), x.clamp(max=0)
-    share = _share(relevance, (above @ positive.mT).add_(below @ negative.mT))
-    return above.mul_(share @ positive).addcmul_(below, share @ negative)
+def _linear(relevance, x, linear, output):
+    """In proportion to x_j w_ij where that is positive; the bias takes nothing.
+
+    What of a number is positive is half of it and its size together. So the positive parts add up
+    to half of sum_j x_j w_ij, which the forward pass has left, and sum_j |x_j| |w_ij|.
+    """
+    weight, bias = linear
+    size, sizes = x.abs(), weight.abs()
+    whole = size @ sizes.mT
+    positive = (whole + output - (0 if bias is None else bias)) / 2
+    positive = positive.masked_fill_(positive < 8 * torch.finfo(x.dtype).eps * whole, 0)  # rounding
+    share = _share(relevance, positive) / 2
+    return (x * (share @ weight)).addcmul_(size, share @ sizes)
 
 
 def _product(relevance, a, b):

@@ -20,7 +20,7 @@ from thesis_lib.kernels import (
 from thesis_lib.methods.base import explainer
 from thesis_lib.methods.masks import mask_weights, weighted_sum
 
-CHUNK = 2**22  # elements at full resolution that CAMERAS holds: 16 MB in float32
+CHUNK = 2**22  # elements at full resolution that CAMERAS holds: 16 MB in float32; off the CPU 256
 
 
 def scale_sizes(size, sizes=None):
@@ -110,7 +110,8 @@ def fused_weights(gradients, keep, size):
     """
     total = 0
     for g, kept in zip(gradients, keep, strict=True):
-        rows, columns = (v.to(g) for v in pixel_mean_weights(g.shape[-2:], size))
+        weights = pixel_mean_weights(g.shape[-2:], size, g.device)
+        rows, columns = (v.to(g.dtype) for v in weights)
         mean = torch.einsum("nkhw,h,w->nk", g, rows, columns)
         total += torch.where(kept[:, None], mean, 0)
     return total / keep.sum(0)[:, None]
@@ -147,7 +148,8 @@ def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=N
     """
     features, gradients, keep, _ = explain_scales(clf, images, classes, sizes, gate, "bicubic")
     size = images.shape[-2:]
-    chunk = max(1, CHUNK // images[:, 0].numel())
+    room = CHUNK if images.device.type == "cpu" else 16 * CHUNK
+    chunk = max(1, room // images[:, 0].numel())
     total = 0
     for start in range(0, features[0].shape[1], chunk):
         part = slice(start, start + chunk)
