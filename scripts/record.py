@@ -11,6 +11,7 @@ start has measured is kept in `runs/`: interrupted, it goes on, and two of them 
 import argparse
 import copy
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -19,22 +20,28 @@ from tqdm import tqdm
 
 import thesis_lib as tl
 from thesis_lib.data.datasets import Folder
-from thesis_lib.experiments import similarity
+from thesis_lib.experiments import shards, similarity
 
 ROOT = Path(__file__).resolve().parent.parent
 SEVEN = [
     "grad_cam", "grad_cam_plus_plus", "xgrad_cam", "score_cam", "group_cam", "cameras", "msg_cam",
 ]  # fmt: skip
+CHEAP = ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "group_cam"]  # in windows as well
+
+
+def bare(names):
+    return {name: tl.METHODS[name] for name in names}
+
+
+def enhanced(names):
+    return {f"{name} enhanced": tl.enhance(name) for name in names}
 
 
 def insertion_deletion(classifier, data, out):
     """Curves for each photograph and method that have none yet, cheap methods first: in windows
     CAMERAS and MSG-CAM take ten times eight sizes, Score-CAM ten times 500 masks."""
-    windows = [
-        ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "group_cam"], ["cameras", "msg_cam"], ["score_cam"],
-    ]  # fmt: skip
-    plan = [{name: tl.METHODS[name] for name in SEVEN}]
-    plan += [{f"{name} enhanced": tl.enhance(name) for name in names} for names in windows]
+    plan = [bare(SEVEN)]
+    plan += [enhanced(names) for names in (CHEAP, ["cameras", "msg_cam"], ["score_cam"])]
     table, provenance = out / "insertion_deletion.csv", out / "insertion_deletion.json"
     rows = pd.read_csv(table, dtype={"id": str}) if table.exists() else pd.DataFrame(columns=["id", "method"])
     manifests = json.loads(provenance.read_text("utf-8")) if provenance.exists() else []
@@ -52,13 +59,14 @@ def insertion_deletion(classifier, data, out):
         provenance.write_text(json.dumps(manifests, indent=1) + "\n", "utf-8")
 
 
-def sanity(classifier, data, out, pictures=6, every=12, seed=0):
+def sanity(classifier, data, out, methods=None, pictures=6, every=12, seed=0):
     """Similarity of the first pictures' maps to those of the network with random convolutions."""
+    methods = methods or bare(SEVEN) | enhanced(CHEAP)
     images = classifier.normalise(torch.stack([data[i].pixels for i in range(pictures)]))
     classes = classifier.predict(images)
 
     def explain(clf):
-        return {name: tl.METHODS[name](clf, images, classes) for name in SEVEN}
+        return {name: method(clf, images, classes) for name, method in methods.items()}
 
     intact, rows = explain(classifier), []
     compared = {("control", 0, "other picture"): {m: x.roll(1, 0) for m, x in intact.items()}}
@@ -79,6 +87,16 @@ def sanity(classifier, data, out, pictures=6, every=12, seed=0):
     columns = ["mode", "layers", "layer", "method", "picture", "spearman", "ssim", "flat"]
     rows = pd.DataFrame(rows, columns=columns)
     rows.to_csv(out / "sanity.csv", index=False, float_format="%.6g")
+    facts = {
+        "network": classifier.name,
+        "pictures": list(data.ids[:pictures]),
+        "methods": {name: shards.describe(method) for name, method in methods.items()},
+        "seed": seed,
+        "device": shards.name_of(classifier.device),
+        "versions": {name: version(name) for name in ("torch", "torchvision", "kornia")},
+        "commit": shards.commit(),
+    }
+    (out / "sanity.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -34,9 +34,12 @@ def test_rows_of_the_real_network_agree_with_their_manifests():
 def test_rows_of_the_sanity_check_are_complete():
     rows = pd.read_csv(RESULTS / "squeezenet1_1/sanity.csv")
     networks, methods = rows.groupby(["mode", "layers"]).ngroups, rows["method"].nunique()
-    assert methods == 7 and len(rows) == networks * methods * rows["picture"].nunique()
+    assert methods == 7 + 4 and len(rows) == networks * methods * rows["picture"].nunique()
     assert rows[["spearman", "ssim"]].stack().between(-1, 1).all()
     assert np.allclose(rows.loc[rows["flat"], "spearman"], 0)  # a flat map ranks nothing
+    facts = json.loads((RESULTS / "squeezenet1_1/sanity.json").read_text("utf-8"))
+    assert list(facts["methods"]) == list(rows["method"].unique()) and len(facts["commit"]) == 40
+    assert len(facts["pictures"]) == rows["picture"].nunique()
 
 
 def test_memory_stays_flat():

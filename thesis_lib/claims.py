@@ -368,11 +368,7 @@ def leading():
 
 @functools.lru_cache
 def _windows():
-    rows, pairs = recorded(), []
-    for method in SEVEN:
-        both = rows[rows["method"].isin([method, f"{method} enhanced"])]
-        pairs.append(both[both["id"].isin(both.loc[both["method"] != method, "id"])])
-    return report.variants_table(pd.concat(pairs), list(METRICS), variants=("enhanced",))
+    return report.variants_table(recorded(), list(METRICS), variants=("enhanced",))
 
 
 def windows_help(metric, sign=1):
