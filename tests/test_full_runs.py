@@ -30,14 +30,18 @@ def run(tmp_path, monkeypatch):
         places = {name: str(tmp_path / name) for name in ("data_root", "out")}
         parameters |= places | {"subset": str(tmp_path / "few.csv"), "device": "cpu"}
         parameters |= {"progress": False} | smaller  # the estimate of the time would take the longest
-        page = papermill.execute_notebook(
-            ROOT / f"notebooks/{parameters['notebook']}.ipynb", tmp_path / "page.ipynb", parameters,
-            kernel_name="python3", progress_bar=False, cwd=tmp_path,
-        )  # fmt: skip
+        page = execute_page(tmp_path, parameters)
         manifests = [json.loads(p.read_text()) for p in tmp_path.glob("out/*/manifest.json")]
         return manifests, text_of(page)
 
     return execute
+
+
+def execute_page(tmp_path, parameters):
+    return papermill.execute_notebook(
+        ROOT / f"notebooks/{parameters['notebook']}.ipynb", tmp_path / "page.ipynb", parameters,
+        kernel_name="python3", progress_bar=False, cwd=tmp_path,
+    )  # fmt: skip
 
 
 def text_of(page):
@@ -73,3 +77,51 @@ def test_table_3_3(run, tmp_path, config):
         assert [name for name, _ in manifest["skipped"]] == [bad, tree.unlabelled[0], thin]
         assert manifest["rows"] == 3 * len(manifest["settings"]["methods"])
     assert "2 scenes make 3 rounds" in text and "synthetic" not in text
+
+
+FEW_METHODS = {
+    "convolutional": ["grad_cam"], "attentive": ["transformer_attribution"], "sess_sizes": [224, 288],
+}  # fmt: skip
+
+
+def test_table_3_2_in_windows(run, tmp_path):
+    tree = trees.imagenet(tmp_path / "data_root", pictures=3, flat=True)
+    bad, good = list(tree.skipped)[0], list(tree.classes)[:3]
+    manifests, text = run(
+        "full-imagenet-window.yaml", [bad, *good], network="vgg19_glyphs", transformer="vit_glyphs",
+        step=16 * 448, checked=1, **FEW_METHODS,
+    )  # fmt: skip
+    assert len(manifests) == 2  # the network and the Transformer
+    for manifest in manifests:
+        assert [name for name, _ in manifest["skipped"]] == [bad] and manifest["rows"] == 3 * 3
+    assert "vgg19_glyphs</strong>, imagenet" in text or "**vgg19_glyphs**, imagenet" in text
+
+
+@pytest.mark.parametrize("config", ["full-voc-window.yaml", "full-coco-window.yaml"])
+def test_table_3_3_in_windows(run, tmp_path, config):
+    tree = {"full-voc-window.yaml": trees.voc, "full-coco-window.yaml": trees.coco}[config](
+        tmp_path / "data_root", pictures=2
+    )
+    bad, good = list(tree.skipped)[0], list(tree.classes)[:2]
+    networks = {
+        "network": "vgg19_glyphs_scenes", "weights": "", "transformer": "vit_glyphs_scenes",
+        "weights_transformer": "",
+    }  # fmt: skip
+    manifests, text = run(config, [bad, *good], **networks, **FEW_METHODS)
+    for manifest in manifests:
+        assert [name for name, _ in manifest["skipped"]] == [bad] and manifest["rows"] > 0
+    assert len(manifests) == 2 and "2 scenes make" in text
+
+
+@pytest.mark.parametrize("name", ["voc", "coco"])
+def test_fine_tuning(tmp_path, name):
+    make, parts = {"voc": (trees.voc, ("trainval", "test")), "coco": (trees.coco, ("train", "val"))}[name]
+    for split in parts:
+        make(tmp_path / "data", 6, split, ugly=split == parts[0])
+    parameters = yaml.safe_load((ROOT / f"configs/full-{name}-finetune.yaml").read_text("utf-8"))
+    parameters |= {"data_root": str(tmp_path / "data"), "device": "cpu", "network": "vgg19_glyphs"}
+    parameters |= {"epochs": 1, "batch": 4, "size": 64, "bf16": False}
+    parameters |= {"out": str(tmp_path / "tuned.safetensors"), "checkpoints": str(tmp_path / "states")}
+    text = text_of(execute_page(tmp_path, parameters))
+    assert (tmp_path / "tuned.safetensors").exists() and (tmp_path / "states/checkpoint.pt").exists()
+    assert "mean average precision" in text and "training pictures left out: 0" not in text

@@ -378,8 +378,7 @@ def windows_help(metric, sign=1):
     gain = int((sign * part["difference"] > 0).sum())
     return Finding(
         verdict,
-        f"n = {int(part['n'].min())} to {int(part['n'].max())}; better on average: {gain}"
-        f" of {len(part)}; clearly better: {listed(better)}; clearly worse: {listed(worse)}",
+        f"n = {int(part['n'].max())}; better on average: {gain} of {len(part)}; clearly better: {listed(better)}; clearly worse: {listed(worse)}",
     )
 
 
