@@ -431,3 +431,24 @@ def test_bad_input(tmp_path):
         run(tmp_path, device="cuda")
     with pytest.raises(ValueError, match="maps must be"):
         run(tmp_path, methods={"small": lambda clf, images, classes: images[:, 0, ::2]})
+
+
+def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
+    def git(*command):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    library = tmp_path / "thesis_lib"
+    library.mkdir()
+    (library / "code.py").write_text("1")
+    (tmp_path / "rows.csv").write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(shards, "LIBRARY", library)
+    (tmp_path / "rows.csv").write_text("2")  # what a recording writes does not make its code dirty
+    assert len(shards.commit()) == 40
+    (library / "code.py").write_text("2")
+    assert shards.commit().endswith("-dirty")
+    monkeypatch.setattr(shards, "LIBRARY", tmp_path.parent)
+    assert shards.commit() is None

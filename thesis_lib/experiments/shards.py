@@ -214,12 +214,16 @@ def reason(error):
 
 
 def commit():
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit of this library's code, with "-dirty" behind it if that was changed since."""
+    name, changed = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "."]
     try:
-        done = subprocess.run(command, cwd=LIBRARY, capture_output=True, text=True)
+        name, changed = (
+            subprocess.run(command, cwd=LIBRARY, capture_output=True, text=True).stdout.strip()
+            for command in (name, changed)
+        )
     except OSError:  # no git here
         return None
-    return done.stdout.strip() or None
+    return name + ("-dirty" if changed else "") if name else None
 
 
 def without_folders(text):
