@@ -29,6 +29,7 @@ def small(monkeypatch):
         return tl.Classifier(made.to(torch.bfloat16 if bf16 else None), networks.Plain.layer)
 
     monkeypatch.setattr(bench.Bench, "network", network)
+    monkeypatch.setattr(bench.Bench, "sizes", lambda self, first, *_: [(first[0], *(1 for _ in first[1:]))])
     monkeypatch.setattr(bench.Bench, "pictures", lambda self, n, size=224: networks.images(n, size, size))
     monkeypatch.setattr(torch, "compile", lambda network: network)
 
