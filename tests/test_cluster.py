@@ -110,7 +110,7 @@ def test_workers_may_come_late(tmp_path):
     with distributed.LocalCluster(
         n_workers=0, threads_per_worker=1, dashboard_address=None, processes=False
     ) as cluster:
-        timer = threading.Timer(1, cluster.scale, [1])
+        timer = threading.Timer(5, cluster.scale, [1])
         timer.start()
         with distributed.Client(cluster, timeout="0.5s") as client:
             assert run(tmp_path, client, chunk=20)["id"].nunique() == PICTURES
