@@ -278,31 +278,24 @@ def attention(bench):
     literal = oracle_attention.maps("transformer_attribution", exact, x[:1].double(), c[:1].tolist())
     same(method(tl.Classifier(exact), x[:1], c[:1]), literal, 1e-6, "Transformer attribution")
     ones = list(zip(x.split(1), c.split(1), strict=True))[:2]
-    positive = oracle_attention.linear
 
     def both_signs(r, given, weight):
         opposite = oracle_attention.through(
             lambda p, n: p @ weight.clamp(max=0).T + n @ weight.clamp(min=0).T,
             r, given.clamp(min=0), given.clamp(max=0),
         )  # fmt: skip
-        return positive(r, given, weight) - 0 * sum(opposite)
+        return oracle_attention.linear(r, given, weight) - 0 * sum(opposite)
 
-    def literally(linear):
-        oracle_attention.linear = linear
-        try:
-            return oracle_attention.maps(
-                "transformer_attribution", clf.network, x[:2], c[:2].tolist(), dtype=x.dtype
-            )
-        finally:
-            oracle_attention.linear = positive
-
+    literally = partial(
+        oracle_attention.maps, "transformer_attribution", clf.network, x[:2], c[:2].tolist(), dtype=x.dtype
+    )
     yield (
         {"network": "vit_b_16", "pictures": 2, "passes": 2},
         {
             "bare passes": lambda: bare(clf, [(2, x[:1])]),
             "transformer_attribution": lambda: [method(clf, *one) for one in ones],
-            "transformer_attribution, literally": lambda: literally(positive),
-            "transformer_attribution, as its authors": lambda: literally(both_signs),
+            "transformer_attribution, literally": literally,
+            "transformer_attribution, as its authors": partial(literally, linear=both_signs),
         },
     )
     yield (
@@ -526,10 +519,11 @@ def peak(bench):
             with FlopCounterMode(display=False) as count:
                 bare(clf, [(1, x)])
             gflop = count.get_total_flops() / 1e9
-            work = passes(clf, x, 4 * clf.batch)
+            several = 4 * clf.batch
+            work = passes(clf, x, several)
             yield (
-                {"network": name, "pictures": 4 * clf.batch, "passes": 4 * clf.batch, "type": str(kind)[6:],
-                 "gflop": gflop * 4 * clf.batch, "gflop_product": 4 * 2 * n**3 / 1e9},
+                {"network": name, "pictures": several, "passes": several, "type": str(kind)[6:],
+                 "gflop": gflop * several, "gflop_product": 4 * 2 * n**3 / 1e9},
                 {"bare passes": lambda: bare(clf, work), "matrix product": lambda: product(a, b)},
             )  # fmt: skip
 

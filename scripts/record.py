@@ -11,7 +11,6 @@ start has measured is kept in `runs/`: interrupted, it goes on, and two of them 
 import argparse
 import copy
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -59,9 +58,9 @@ def insertion_deletion(classifier, data, out):
         provenance.write_text(json.dumps(manifests, indent=1) + "\n", "utf-8")
 
 
-def sanity(classifier, data, out, methods=None, pictures=6, every=12, seed=0):
+def sanity(classifier, data, out, pictures=6, every=12, seed=0):
     """Similarity of the first pictures' maps to those of the network with random convolutions."""
-    methods = methods or bare(SEVEN) | enhanced(CHEAP)
+    methods = bare(SEVEN) | enhanced(CHEAP)
     images = classifier.normalise(torch.stack([data[i].pixels for i in range(pictures)]))
     classes = classifier.predict(images)
 
@@ -93,7 +92,7 @@ def sanity(classifier, data, out, methods=None, pictures=6, every=12, seed=0):
         "methods": {name: shards.describe(method) for name, method in methods.items()},
         "seed": seed,
         "device": shards.name_of(classifier.device),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "kornia")},
+        "versions": shards.versions(),
         "commit": shards.commit(),
     }
     (out / "sanity.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")

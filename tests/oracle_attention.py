@@ -71,7 +71,7 @@ class Stop(Exception):
     pass
 
 
-def analyse(network, x, c, dtype=torch.float64):
+def analyse(network, x, c, dtype=torch.float64, linear=linear):
     """Attentions, their gradients and their relevances of one image, and what goes between blocks.
 
     Returns lists, block by block, of (M, L, L), and the relevance that entered each block.
@@ -170,8 +170,8 @@ def mean_of_positive(products):
     return sum(head.clamp(min=0) for head in products) / len(products)
 
 
-def transformer_attribution(network, x, c, start_layer=0, dtype=torch.float64):
-    _, g, r, _, _ = analyse(network, x, c, dtype)
+def transformer_attribution(network, x, c, start_layer=0, **how):
+    _, g, r, _, _ = analyse(network, x, c, **how)
     steps = [mean_of_positive(gb * rb) for gb, rb in zip(g, r, strict=True)]
     return row(steps[start_layer:], x.shape[-2:])
 

@@ -15,6 +15,7 @@ import yaml
 from thesis_lib.data import subsets
 
 ROOT = Path(__file__).resolve().parent.parent
+SCENES = {"voc": trees.voc, "coco": trees.coco}
 
 
 @pytest.fixture
@@ -64,14 +65,12 @@ def test_table_3_2_on_ilsvrc2012(run, tmp_path):
     assert "here (imagenet, vgg19_glyphs)" in text and "synthetic" not in text
 
 
-@pytest.mark.parametrize("config", ["full-voc.yaml", "full-coco.yaml"])
-def test_table_3_3(run, tmp_path, config):
-    tree = {"full-voc.yaml": trees.voc, "full-coco.yaml": trees.coco}[config](
-        tmp_path / "data_root", pictures=2
-    )
+@pytest.mark.parametrize("name", SCENES)
+def test_table_3_3(run, tmp_path, name):
+    tree = SCENES[name](tmp_path / "data_root", pictures=2)
     bad, (thin, _) = list(tree.skipped)[0], tree.empty[0]
     ids = [bad, tree.unlabelled[0], thin, *list(tree.classes)[:1]]
-    manifests, text = run(config, ids, network="vgg19_glyphs_scenes", weights="")
+    manifests, text = run(f"full-{name}.yaml", ids, network="vgg19_glyphs_scenes", weights="")
     assert len(manifests) == 2  # the table and the gate
     for manifest in manifests:
         assert [name for name, _ in manifest["skipped"]] == [bad, tree.unlabelled[0], thin]
@@ -97,27 +96,25 @@ def test_table_3_2_in_windows(run, tmp_path):
     assert "vgg19_glyphs</strong>, imagenet" in text or "**vgg19_glyphs**, imagenet" in text
 
 
-@pytest.mark.parametrize("config", ["full-voc-window.yaml", "full-coco-window.yaml"])
-def test_table_3_3_in_windows(run, tmp_path, config):
-    tree = {"full-voc-window.yaml": trees.voc, "full-coco-window.yaml": trees.coco}[config](
-        tmp_path / "data_root", pictures=2
-    )
+@pytest.mark.parametrize("name", SCENES)
+def test_table_3_3_in_windows(run, tmp_path, name):
+    tree = SCENES[name](tmp_path / "data_root", pictures=2)
     bad, good = list(tree.skipped)[0], list(tree.classes)[:2]
     networks = {
         "network": "vgg19_glyphs_scenes", "weights": "", "transformer": "vit_glyphs_scenes",
         "weights_transformer": "",
     }  # fmt: skip
-    manifests, text = run(config, [bad, *good], **networks, **FEW_METHODS)
+    manifests, text = run(f"full-{name}-window.yaml", [bad, *good], **networks, **FEW_METHODS)
     for manifest in manifests:
         assert [name for name, _ in manifest["skipped"]] == [bad] and manifest["rows"] > 0
     assert len(manifests) == 2 and "2 scenes make" in text
 
 
-@pytest.mark.parametrize("name", ["voc", "coco"])
+@pytest.mark.parametrize("name", SCENES)
 def test_fine_tuning(tmp_path, name):
-    make, parts = {"voc": (trees.voc, ("trainval", "test")), "coco": (trees.coco, ("train", "val"))}[name]
-    for split in parts:
-        make(tmp_path / "data", 6, split, ugly=split == parts[0])
+    training, test = {"voc": ("trainval", "test"), "coco": ("train", "val")}[name]
+    SCENES[name](tmp_path / "data", 6, training)
+    SCENES[name](tmp_path / "data", 6, test, ugly=False)
     parameters = yaml.safe_load((ROOT / f"configs/full-{name}-finetune.yaml").read_text("utf-8"))
     parameters |= {"data_root": str(tmp_path / "data"), "device": "cpu", "network": "vgg19_glyphs"}
     parameters |= {"epochs": 1, "batch": 4, "size": 64, "bf16": False}

@@ -378,7 +378,8 @@ def windows_help(metric, sign=1):
     gain = int((sign * part["difference"] > 0).sum())
     return Finding(
         verdict,
-        f"n = {int(part['n'].max())}; better on average: {gain} of {len(part)}; clearly better: {listed(better)}; clearly worse: {listed(worse)}",
+        f"n = {int(part['n'].max())}; better on average: {gain} of {len(part)};"
+        f" clearly better: {listed(better)}; clearly worse: {listed(worse)}",
     )
 
 

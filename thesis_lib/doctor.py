@@ -196,13 +196,12 @@ def weights():
         file = its.DEFAULT.url.rsplit("/", 1)[-1]
         step = f'load_classifier("{network}") once with a network connection, or copy {file} to {folder}'
         yield (folder / file).is_file(), f"torchvision's {network} for ImageNet, {folder / file}", step
-    for network in ("vgg19", "vit_b_16"):
         for data, year in (("voc", 2007), ("coco", 2014)):
-            file = f"runs/{network}_{data}{year}.safetensors"
+            tuned = f"runs/{network}_{data}{year}"
             step = f"papermill notebooks/A_2_finetuning.ipynb out.ipynb -f configs/full-{data}-finetune.yaml"
             if network != "vgg19":
-                step += f" -p network {network} -p out {file} -p checkpoints {file.split('.')[0]}"
-            yield *_safetensors(REPOSITORY / file), step
+                step += f" -p network {network} -p out {tuned}.safetensors -p checkpoints {tuned}"
+            yield *_safetensors(REPOSITORY / f"{tuned}.safetensors"), step
 
 
 if __name__ == "__main__":

@@ -172,20 +172,18 @@ def group_sum(features, weights, groups):
     return torch.cat([larger, block(slice(cut, None), groups - extra, size)], 1)
 
 
-def pixel_mean_weights(small, big, device=None):
+def pixel_mean_weights(small, big):
     """Equation 3-5 without up-sampling: the mean over pixels of phi(G, big) as a weighted sum.
 
     phi is linear and separable, so mean(phi(G)) = rows @ G @ columns for G of size small (h, w).
-    Returns rows (h,) and columns (w,), float64; each adds up to 1.
+    Returns rows (h,) and columns (w,), float64 on the CPU; each adds up to 1.
 
     >>> rows, columns = kernels.pixel_mean_weights((2, 3), (6, 9))
     >>> rows.allclose(torch.tensor([0.5, 0.5], dtype=torch.float64)), columns.shape
     (True, torch.Size([3]))
     """
     return tuple(
-        F.interpolate(
-            torch.eye(n, dtype=torch.float64, device=device)[None], size=m, mode="linear"
-        )[0].mean(-1)
+        F.interpolate(torch.eye(n, dtype=torch.float64)[None], size=m, mode="linear")[0].mean(-1)
         for n, m in zip(small, big, strict=True)
     )
 

@@ -7,14 +7,13 @@ Dask gives to another. Network and dataset go to every worker once.
 import contextlib
 import copy
 import dataclasses
-import sys
 import threading
 import uuid
 
 import torch
 
 from thesis_lib.experiments import shards
-from thesis_lib.experiments.runs import compute, foretell
+from thesis_lib.experiments.runs import compute, foretell, say
 
 try:
     import cloudpickle
@@ -43,10 +42,10 @@ def compute_all(job, starts, scheduler, device, progress):
         loaded = sent, label, device.type
         if progress:
             workers = len(client.nthreads())
-            said = client.submit(_foretell, *loaded, starts, workers, key=f"foretell-{label}")
-            print(said.result(), file=sys.stderr, flush=True)
+            words = client.submit(_do, foretell, *loaded, starts, workers, key=f"foretell-{label}")
+            say(words.result())
         futures = [
-            client.submit(_compute, *loaded, start, key=f"chunk-{start:06d}-{label}")
+            client.submit(_do, compute, *loaded, start, key=f"chunk-{start:06d}-{label}")
             for start in starts
         ]
         stack.callback(client.cancel, futures)
@@ -63,27 +62,16 @@ def _client(scheduler, stack):
     return stack.enter_context(Client(scheduler))
 
 
-def _compute(sent, label, device, start):
-    """What a worker does."""
-    with _one_at_a_time:
-        return compute(_load(sent, label, device), start)
-
-
-def _foretell(sent, label, device, starts, workers):
-    """What one of them does before."""
-    with _one_at_a_time:
-        return foretell(_load(sent, label, device), starts, workers)
-
-
-def _load(sent, label, device):
-    """The job, on the worker's device; made once for each call of `compute_all`."""
+def _do(what, sent, label, device, *arguments):
+    """What a worker does: `what(job, *arguments)`."""
     global _loaded
-    if _loaded[0] != label:
-        job = cloudpickle.loads(sent)
-        if not job.run.is_dir():
-            raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
-        if shards.code() != job.code:
-            raise RuntimeError("the workers have another version of thesis_lib than the caller")
-        job.classifier.network.to(torch.device(device))
-        _loaded = label, job
-    return _loaded[1]
+    with _one_at_a_time:
+        if _loaded[0] != label:
+            job = cloudpickle.loads(sent)
+            if not job.run.is_dir():
+                raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
+            if shards.code() != job.code:
+                raise RuntimeError("the workers have another version of thesis_lib than the caller")
+            job.classifier.network.to(torch.device(device))
+            _loaded = label, job
+        return what(_loaded[1], *arguments)

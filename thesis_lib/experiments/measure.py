@@ -21,7 +21,8 @@ def measure(samples, classifier, methods, metrics, step):
     images = classifier.normalise(torch.stack([sample.pixels for sample in samples]))
     images = classifier.prepare(images)
     probabilities = classifier.probabilities(images)
-    pairs, left_out = list(enumerate(probabilities.argmax(1).tolist())), []
+    predicted = probabilities.argmax(1).tolist()
+    pairs, left_out = list(enumerate(predicted)), []
     if "pointing_game" in metrics:
         pairs, left_out = _annotated(samples)
     if not pairs:
@@ -38,7 +39,7 @@ def measure(samples, classifier, methods, metrics, step):
     if "pointing_game" in metrics:
         masks = torch.stack([samples[k].masks[c] for k, c in pairs])
         common |= {
-            "first_choice": [c == int(probabilities[k].argmax()) for k, c in pairs],
+            "first_choice": [c == predicted[k] for k, c in pairs],
             "boxes": _numpy(masks.float().mean((1, 2))),
             "near_boxes": _numpy(grow(masks, 15).float().mean((1, 2))),
         }

@@ -12,7 +12,6 @@ import random
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -116,7 +115,7 @@ def evaluate(
         "step": step,
         "chunk": chunk,
         "code": shards.code(),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "kornia")},
+        "versions": shards.versions(),
     }
     run = Path(out).resolve() / shards.sha256([json.dumps(settings, sort_keys=True)])[:16]
     job = Job(run, dataset, ids, classifier, methods, tuple(metrics), step, chunk, settings["code"])
@@ -129,11 +128,15 @@ def evaluate(
     settings["dataset"]["name"] = type(getattr(dataset, "dataset", dataset)).__name__  # not "Subset"
     shards.begin(run, settings, ids, getattr(dataset, "seed", None))
     if progress:
-        _say(job, missing)
+        pictures = sum(len(job.part(start)) for start in missing)
+        say(
+            f"run {run.name}: {len(ids):,} pictures, {len(methods)} methods; "
+            f"{len(ids) - pictures:,} pictures are there already, {pictures:,} are to do"
+        )
     random.Random().shuffle(missing)  # two processes on one run then seldom do the same chunk
     if engine == "local":
         if progress:
-            print(foretell(job, missing), file=sys.stderr, flush=True)
+            say(foretell(job, missing))
         done = (compute(job, start) for start in missing)
     else:
         from thesis_lib.experiments.cluster import compute_all  # Dask is an optional extra
@@ -274,14 +277,8 @@ def _measure_in_memory(job, samples):
         torch.cuda.empty_cache()
 
 
-def _say(job, missing):
-    """Print what there is to do."""
-    pictures = sum(len(job.part(start)) for start in missing)
-    print(
-        f"run {job.run.name}: {len(job.ids):,} pictures, {len(job.methods)} methods; "
-        f"{len(job.ids) - pictures:,} pictures are there already, {pictures:,} are to do",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
+def say(text):
+    print(text, file=sys.stderr, flush=True)
 
 
 def foretell(job, missing, workers=1):

@@ -12,6 +12,7 @@ import re
 import subprocess
 import uuid
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -211,6 +212,10 @@ def name_of(device):
 def reason(error):
     """An error in one line, for a manifest."""
     return without_folders(f"{type(error).__name__}: {error}")
+
+
+def versions():
+    return {name: version(name) for name in ("torch", "torchvision", "kornia")}
 
 
 def commit():

@@ -110,8 +110,7 @@ def fused_weights(gradients, keep, size):
     """
     total = 0
     for g, kept in zip(gradients, keep, strict=True):
-        weights = pixel_mean_weights(g.shape[-2:], size, g.device)
-        rows, columns = (v.to(g.dtype) for v in weights)
+        rows, columns = (v.to(g) for v in pixel_mean_weights(g.shape[-2:], size))
         mean = torch.einsum("nkhw,h,w->nk", g, rows, columns)
         total += torch.where(kept[:, None], mean, 0)
     return total / keep.sum(0)[:, None]
