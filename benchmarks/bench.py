@@ -34,10 +34,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import thesis_lib as tl
-from thesis_lib.experiments import similarity
-from thesis_lib.experiments.shards import commit
 from thesis_lib.kernels import blur, min_max, resize, window_corners
 from thesis_lib.methods.multiscale import scaled_inputs
+from thesis_lib.metrics import similarity
+from thesis_lib.runs.files import commit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the literal transcriptions, which the tests compare with
@@ -552,7 +552,7 @@ def all_methods(bench):
 
 def precision(device="cpu", pictures=64, step=1792):
     """What bfloat16 changes: rows of over-all scores in both types, and rank correlations of maps."""
-    from thesis_lib.data.datasets import open_dataset
+    from thesis_lib.data.registry import open_dataset
 
     clf, low = (tl.load_classifier("vgg19_glyphs", device=device, bf16=b) for b in (False, True))
     data, rows = open_dataset("glyphs"), []
@@ -680,7 +680,9 @@ def main():
             for number in range(rounds):
                 for who, work in contestants.items():
                     seconds = bench.seconds(work)
-                    rows.append({"case": key, **facts, "contestant": who, "round": number, "seconds": seconds})
+                    rows.append(
+                        {"case": key, **facts, "contestant": who, "round": number, "seconds": seconds}
+                    )
             last = pd.DataFrame(rows).groupby("contestant", sort=False)["seconds"].median()
             shown = ", ".join(f"{who} {s / last['bare passes']:.2f}" for who, s in last.items())
             print(f"{place.minutes():5.1f} min  {key} {facts}: {shown}", flush=True)

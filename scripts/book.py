@@ -35,7 +35,7 @@ import papermill
 import yaml
 from papermill.parameterize import parameterize_notebook
 
-from thesis_lib.parameters import declared, faults
+from thesis_lib.pages.parameters import declared, faults
 
 ROOT = Path(__file__).resolve().parent.parent
 # One text for every machine and Python version, so that a re-execution changes outputs only.
@@ -168,9 +168,7 @@ def use_own_profile():
     """Keep the reader's own IPython start-up files out, and a warning of every kernel's."""
     profile = ROOT / "_build" / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
-    (profile / "ipython_kernel_config.py").write_text(
-        "get_config().IPKernelApp.log_level = 40\n", "utf-8"
-    )
+    (profile / "ipython_kernel_config.py").write_text("get_config().IPKernelApp.log_level = 40\n", "utf-8")
     os.environ["IPYTHONDIR"] = str(profile.parent)
 
 
@@ -267,9 +265,7 @@ def update(paths, work):
     for path in paths:
         notebook = prepare(path, {})
         executed = nbformat.read(work / "notebooks" / path.name, as_version=4)
-        if [cell.source for cell in code_cells(notebook)] != [
-            c.source for c in code_cells(executed)
-        ]:
+        if [cell.source for cell in code_cells(notebook)] != [c.source for c in code_cells(executed)]:
             raise SystemExit(
                 f"{path.stem}: not stored, because its code was changed meanwhile, or because the"
                 " parameters are not its defaults"
@@ -318,9 +314,7 @@ def render(work, output):
     import jupyter_book
 
     if not jupyter_book.__version__.startswith("1."):
-        raise SystemExit(
-            f"Jupyter Book 1 is needed, not {jupyter_book.__version__}: make clean-all book"
-        )
+        raise SystemExit(f"Jupyter Book 1 is needed, not {jupyter_book.__version__}: make clean-all book")
     index = output / "_build" / "html" / "index.html"
     shutil.rmtree(index.parent, ignore_errors=True)
     command = [Path(sys.executable).with_name("jupyter-book"), "build", work]
@@ -331,27 +325,19 @@ def render(work, output):
         raise SystemExit("Rendering failed: see the warnings above")
     for name in pages(yaml.safe_load((work / "_toc.yml").read_text("utf-8"))):
         source = next(p for s in (".md", ".ipynb") if (p := work / f"{name}{s}").exists())
-        heading = re.search(
-            r"<h1>(.*?)</h1>", (index.parent / f"{name}.html").read_text("utf-8"), re.S
-        )
+        heading = re.search(r"<h1>(.*?)</h1>", (index.parent / f"{name}.html").read_text("utf-8"), re.S)
         if not heading or title(source) not in html.unescape(re.sub(r"<[^>]+>", "", heading[1])):
             raise SystemExit(f"{name}.html lacks its title {title(source)!r}")
     return index
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description="Execute the notebooks with papermill and render the book."
-    )
-    parser.add_argument(
-        "config", type=Path, help="papermill parameters, for example configs/embedded.yaml"
-    )
+    parser = argparse.ArgumentParser(description="Execute the notebooks with papermill and render the book.")
+    parser.add_argument("config", type=Path, help="papermill parameters, for example configs/embedded.yaml")
     parser.add_argument(
         "--update", action="store_true", help="write the executed notebooks back, render nothing"
     )
-    parser.add_argument(
-        "--only", nargs="+", metavar="NOTEBOOK", help="with --update: these notebooks only"
-    )
+    parser.add_argument("--only", nargs="+", metavar="NOTEBOOK", help="with --update: these notebooks only")
     arguments = parser.parse_args()
     start, work = time.monotonic(), ROOT / "_build" / arguments.config.stem
     config = read_config(arguments.config)

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 import thesis_lib as tl
 from thesis_lib.data.datasets import Folder
-from thesis_lib.experiments import shards, similarity
+from thesis_lib.metrics import similarity
+from thesis_lib.runs import files
 
 ROOT = Path(__file__).resolve().parent.parent
 SEVEN = [
@@ -89,11 +90,11 @@ def sanity(classifier, data, out, pictures=6, every=12, seed=0):
     facts = {
         "network": classifier.name,
         "pictures": list(data.ids[:pictures]),
-        "methods": {name: shards.describe(method) for name, method in methods.items()},
+        "methods": {name: files.describe(method) for name, method in methods.items()},
         "seed": seed,
-        "device": shards.name_of(classifier.device),
-        "versions": shards.versions(),
-        "commit": shards.commit(),
+        "device": files.name_of(classifier.device),
+        "versions": files.versions(),
+        "commit": files.commit(),
     }
     (out / "sanity.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
 

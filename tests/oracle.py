@@ -41,9 +41,8 @@ class Forward:
             kept["features"].retain_grad()
             return kept["features"].clone()
 
-        with self.network.get_submodule(self.layer).register_forward_hook(keep):
-            with torch.enable_grad():
-                self.network(x.clone().requires_grad_(True))[0, c].backward()
+        with self.network.get_submodule(self.layer).register_forward_hook(keep), torch.enable_grad():
+            self.network(x.clone().requires_grad_(True))[0, c].backward()
         features = kept["features"]
         return features.detach()[0], features.grad[0]
 

@@ -100,9 +100,7 @@ def analyse(network, x, c, dtype=torch.float64, linear=linear):
             width = qkv.shape[1] // 3
             parts = [qkv[:, i * width : (i + 1) * width] for i in range(3)]
             d = width // heads
-            q, k, v = (
-                torch.stack([part[:, h * d : (h + 1) * d] for h in range(heads)]) for part in parts
-            )
+            q, k, v = (torch.stack([part[:, h * d : (h + 1) * d] for h in range(heads)]) for part in parts)
             a = torch.stack([((q[h] @ k[h].T) / d**0.5).softmax(-1) for h in range(heads)])
             mixed = torch.cat([a[h] @ v[h] for h in range(heads)], 1)
             attended = mixed @ projection[0].T + projection[1]

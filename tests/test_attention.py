@@ -8,9 +8,9 @@ import oracle_attention
 import pytest
 import torch
 from networks import images, vit
+from test_classifier import assert_same_state, state
 
 import thesis_lib as tl
-from test_classifier import assert_same_state, state
 from thesis_lib.kernels import min_max
 from thesis_lib.methods import attention
 

@@ -4,11 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import networks
 import pandas as pd
 import pytest
 import torch
 
-import networks
 import thesis_lib as tl
 
 for package in ("pytorch_grad_cam", "torchcam", "captum", "quantus"):

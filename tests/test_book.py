@@ -41,9 +41,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "thesis_lib/kernels.py").write_text("x = 1")
     cells = [
         nbformat.v4.new_markdown_cell("# Toy", id="title"),
-        nbformat.v4.new_code_cell(
-            "n: int = 3  # number", id="parameters", metadata={"tags": ["parameters"]}
-        ),
+        nbformat.v4.new_code_cell("n: int = 3  # number", id="parameters", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(
             "import sys, time\nfrom tqdm.auto import tqdm\n"
             "for i in tqdm(range(n)):\n    print(i, time.time_ns(), flush=True)",
@@ -196,9 +194,7 @@ class Page(HTMLParser):
             self.loads.append(attrs["href"])
         elif tag != "a" and attrs.get("src"):
             self.loads.append(attrs["src"])
-        self.loads += [
-            part.split()[0] for part in (attrs.get("srcset") or "").split(",") if part.strip()
-        ]
+        self.loads += [part.split()[0] for part in (attrs.get("srcset") or "").split(",") if part.strip()]
         if tag == "img":
             self.images.append(attrs)
         self.search_bars += "search-button-field" in attrs.get("class", "")
@@ -235,9 +231,7 @@ def broken_links(pages):
 @pytest.fixture(scope="module")
 def pages(site):
     found = {
-        path: Page(path.read_text("utf-8"))
-        for path in site.rglob("*.html")
-        if "_static" not in path.parts
+        path: Page(path.read_text("utf-8")) for path in site.rglob("*.html") if "_static" not in path.parts
     }
     assert len(found) > 10
     return found
@@ -304,12 +298,32 @@ def test_every_reference_of_the_thesis_is_listed(site):
 
 # What the home page says that we found, and what a notebook's stored output says from the rows (a pattern).
 FINDINGS = [
-    ("A clear lead over them", "03_3_insertion_deletion", "Clearly better than MSG-CAM: none; clearly worse: none"),
-    ("keeps up with its six peers", "03_4_pointing_game", r"Not to be told apart from MSG-CAM here \(.*\): (.*, ){5}"),
+    (
+        "A clear lead over them",
+        "03_3_insertion_deletion",
+        "Clearly better than MSG-CAM: none; clearly worse: none",
+    ),
+    (
+        "keeps up with its six peers",
+        "03_4_pointing_game",
+        r"Not to be told apart from MSG-CAM here \(.*\): (.*, ){5}",
+    ),
     ("recognises few of the enlarged copies", "03_3_insertion_deletion", "That is most of them"),
-    ("It passes the", "03_5_sanity_check", r"With all convolutions random, the correlation is gone for [^;]*\bMSG-CAM;"),
-    ("neither is clear", "04_3_insertion_deletion", "vgg19_glyphs, enhanced: clearly better for none; clearly worse for none"),
-    ("neither is clear", "04_3_insertion_deletion", "vit_glyphs, enhanced: clearly better for none; clearly worse for none"),
+    (
+        "It passes the",
+        "03_5_sanity_check",
+        r"With all convolutions random, the correlation is gone for [^;]*\bMSG-CAM;",
+    ),
+    (
+        "neither is clear",
+        "04_3_insertion_deletion",
+        "vgg19_glyphs, enhanced: clearly better for none; clearly worse for none",
+    ),
+    (
+        "neither is clear",
+        "04_3_insertion_deletion",
+        "vit_glyphs, enhanced: clearly better for none; clearly worse for none",
+    ),
 ]
 
 

@@ -22,7 +22,13 @@ EXPLORE = "notebooks/00_explore.html"
 KINDS = ["curve", "methods", "scales", "groups", "window"]
 # Pages whose code and formulas axe looks at as well (elsewhere they are left out: they look the same, and there are many).
 WHOLE = {"notebooks/03_1_method.html", EXPLORE}
-DARK = ["book/intro.html", EXPLORE, "notebooks/03_1_method.html", "notebooks/03_4_pointing_game.html", "book/references.html"]
+DARK = [
+    "book/intro.html",
+    EXPLORE,
+    "notebooks/03_1_method.html",
+    "notebooks/03_4_pointing_game.html",
+    "book/references.html",
+]
 # Faults of the theme that cannot be mended from here: (rule, part of the selector): why. None is left.
 KNOWN = {}
 
@@ -61,7 +67,10 @@ def violations(page, whole=True, only=None):
 
     Text in the very colour of its ground counts too; axe only asks for a closer look at it.
     """
-    options = {"resultTypes": ["violations", "incomplete"], "preload": False}  # preload asks for style sheets again
+    options = {
+        "resultTypes": ["violations", "incomplete"],
+        "preload": False,
+    }  # preload asks for style sheets again
     if only:
         options["runOnly"] = {"type": "rule", "values": only}
     context = None if whole else {"exclude": [["mjx-container"], [".highlight"]]}
@@ -98,9 +107,15 @@ def look(browser, path, folder, whole=True):
     seen["formulas"] = page.evaluate(FORMULAS)
     seen["accessibility"] = violations(page, whole)
     seen["links"] = page.evaluate("() => [...document.querySelectorAll('a[href]')].map(a => a.href)")
-    seen["ids"] = page.evaluate("() => [...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name)")
-    seen["computed"] = page.evaluate("() => [...document.querySelectorAll('.cell figure[id]')].map(f => f.id)")
-    seen["sources"] = page.evaluate("() => [...document.querySelectorAll('a.figure-source')].map(a => a.hash.slice(1))")
+    seen["ids"] = page.evaluate(
+        "() => [...document.querySelectorAll('[id], a[name]')].map(e => e.id || e.name)"
+    )
+    seen["computed"] = page.evaluate(
+        "() => [...document.querySelectorAll('.cell figure[id]')].map(f => f.id)"
+    )
+    seen["sources"] = page.evaluate(
+        "() => [...document.querySelectorAll('a.figure-source')].map(a => a.hash.slice(1))"
+    )
     seen["figures"] = page.evaluate("() => document.querySelectorAll('.explore[data-ready]').length")
     seen["set"] = page.evaluate("() => document.querySelectorAll('mjx-container').length")
     page.set_viewport_size(PHONE)
@@ -118,9 +133,13 @@ def broken(looks, folder):
             if urlsplit(address).scheme != "file":
                 continue
             target = type(path)(url2pathname(urlsplit(address).path))
-            if not target.is_file() or not target.is_relative_to(folder):
-                wrong.append(f"{path.name}: {link}")
-            elif anchor and target in looks and unquote(anchor) not in looks[target]["ids"]:
+            if (
+                not target.is_file()
+                or not target.is_relative_to(folder)
+                or anchor
+                and target in looks
+                and unquote(anchor) not in looks[target]["ids"]
+            ):
                 wrong.append(f"{path.name}: {link}")
     return wrong
 
@@ -231,7 +250,10 @@ def test_a_figure_answers_keys_clicks_and_taps(fresh, kind):
         assert changes(figure, lambda: canvas.tap(position=place)) == both
     for plot in figure.locator("svg").all():
         box = plot.bounding_box()
-        assert changes(figure, lambda: plot.tap(position={"x": 0.7 * box["width"], "y": 0.5 * box["height"]})) == both
+        assert (
+            changes(figure, lambda: plot.tap(position={"x": 0.7 * box["width"], "y": 0.5 * box["height"]}))
+            == both
+        )
 
 
 def test_every_control_of_a_figure_has_a_name(fresh):
@@ -241,7 +263,9 @@ def test_every_control_of_a_figure_has_a_name(fresh):
 
 
 def data_of(site, kind):
-    text = re.search(rf"data-explore=\"{kind}\" data-figure='(.*?)'>", (site / EXPLORE).read_text("utf-8"), re.S)[1]
+    text = re.search(
+        rf"data-explore=\"{kind}\" data-figure='(.*?)'>", (site / EXPLORE).read_text("utf-8"), re.S
+    )[1]
     return json.loads(html.unescape(text))
 
 
@@ -299,13 +323,17 @@ def test_the_page_sums_masks_and_windows_as_the_equations_say(fresh, site):
     fresh.keyboard.press("End")
     masks = decoded(data["masks"]).reshape(-1, data["side"], data["side"])
     total = np.einsum("r,rhw->hw", np.multiply(data["alpha"], data["peak"]), masks.astype(float))
-    assert np.abs(drawn(figure, 2) - coloured(data, total)).max() <= 12  # a level more or less: floats of 32 bits
+    assert (
+        np.abs(drawn(figure, 2) - coloured(data, total)).max() <= 12
+    )  # a level more or less: floats of 32 bits
 
     figure, data = fresh.locator("[data-explore=window]"), data_of(site, "window")
     figure.get_by_role("combobox", name="Map").select_option("all")
     w, whole = data["window"], decoded(data["whole"]).astype(float)
     total = np.zeros_like(whole)
-    for (y, x), alpha, window in zip(data["corners"], data["alpha"], decoded(data["maps"]).reshape(-1, w, w), strict=True):
+    for (y, x), alpha, window in zip(
+        data["corners"], data["alpha"], decoded(data["maps"]).reshape(-1, w, w), strict=True
+    ):
         total[y : y + w, x : x + w] += alpha * window + whole[y : y + w, x : x + w]  # (4-8)
     assert np.abs(drawn(figure, 2) - coloured(data, total)).max() <= 12
 
@@ -362,7 +390,10 @@ def test_a_page_of_faults_fails_every_check(browser, tmp_path):
         for part in parts:
             assert any(part in fault for fault in seen[check]), (check, part, seen[check])
     assert len(seen["wide"]) == 2, seen["wide"]  # not the one that scrolls
-    assert [link.split("/")[-1] for link in broken({path: seen}, tmp_path)] == ["faults.html#nowhere", "gone.html"]
+    assert [link.split("/")[-1] for link in broken({path: seen}, tmp_path)] == [
+        "faults.html#nowhere",
+        "gone.html",
+    ]
 
 
 def test_a_dead_figure_is_seen(browser, tmp_path):

@@ -5,7 +5,8 @@ import torch
 import trees
 
 import thesis_lib as tl
-from thesis_lib.data import choose, datasets
+from thesis_lib.data import choose
+from thesis_lib.data.registry import open_dataset
 from thesis_lib.methods import variants
 
 
@@ -56,7 +57,7 @@ def test_validation_takes_the_last_pictures(tmp_path):
 
 
 def test_validation_of_the_embedded_benchmark_is_not_its_test_split():
-    drawn, test = choose.validation("glyphs", count=2), datasets.glyphs()
+    drawn, test = choose.validation("glyphs", count=2), open_dataset("glyphs")
     assert len(drawn) == 2 and drawn[0].pixel_masks
     assert not torch.equal(drawn[0].pixels, test[0].pixels)
     assert torch.equal(drawn[1].pixels, choose.validation("glyphs", count=2)[1].pixels)

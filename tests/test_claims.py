@@ -13,10 +13,10 @@ import nbformat
 import pandas as pd
 import pytest
 
-from thesis_lib import claims
+from thesis_lib.pages import ledger
 
 ROOT = Path(__file__).resolve().parent.parent
-LEDGER = claims.read()
+LEDGER = ledger.read()
 EQUATIONS = [*(f"3-eq-{n}" for n in range(1, 14)), *(f"4-eq-{n}" for n in range(1, 19))]
 COLUMNS = ["place", "statement", "status", "embedded", "recorded", "cell", "test", "check", "note"]
 
@@ -35,14 +35,16 @@ def cells_of(stem):
 
 def cells_named(row):
     """All "notebook#cell" of a row, those in its evidence as well."""
-    arguments = [a for column in ("embedded", "recorded") for _, args in claims.calls(row[column]) for a in args]
+    arguments = [
+        a for column in ("embedded", "recorded") for _, args in ledger.calls(row[column]) for a in args
+    ]
     return [*row["cell"].split(), *(a for a in arguments if isinstance(a, str) and "#" in a)]
 
 
 def problems(row):
     """Everything that is wrong with a row, one line each."""
     found = []
-    if row["status"] not in claims.STATUSES:
+    if row["status"] not in ledger.STATUSES:
         found.append(f"no such status: {row['status']!r}")
     if not row["place"] or not row["statement"]:
         found.append("place and statement are needed")
@@ -56,18 +58,18 @@ def problems(row):
         file, _, name = test.partition("::")
         if not (ROOT / file).is_file() or name not in names_in(file):
             found.append(f"there is no test {test}")
-    if row["check"] and row["check"] not in claims.CHECKS:
+    if row["check"] and row["check"] not in ledger.CHECKS:
         found.append(f"there is no check {row['check']}")
     if found:
         return found
-    evidence = claims.findings(row["embedded"]) + claims.findings(row["recorded"])
+    evidence = ledger.findings(row["embedded"]) + ledger.findings(row["recorded"])
     if any(finding.verdict for finding in evidence) and not row["check"]:
         found.append("evidence with a verdict needs a check")
     if not row["check"] and row["status"] in ("contradicted", "open"):
         found.append("without a check nothing can be contradicted or open")
     if not row["check"] and row["status"] in ("reproduced", "corrected") and not (row["test"] or row["cell"]):
         found.append("neither check nor test nor cell shows it")
-    if (now := claims.status(row)) != row["status"]:
+    if (now := ledger.status(row)) != row["status"]:
         found.append(f"its check finds {now!r}, not {row['status']!r}")
     return found
 
@@ -103,10 +105,10 @@ def test_the_stored_page_shows_the_ledger_as_it_is_now():
         for output in cell.outputs
         if "claim-" in output.get("data", {}).get("text/html", "")
     )
-    rows, now = (re.findall(r"<tr id=.*?</tr>", text, re.S) for text in (stored, claims.as_html(LEDGER)))
+    rows, now = (re.findall(r"<tr id=.*?</tr>", text, re.S) for text in (stored, ledger.as_html(LEDGER)))
     assert len(rows) == len(LEDGER)
     stale = {re.search('id="(.*?)"', row)[1] for row in set(rows) ^ set(now)}
-    assert not stale, "python -m thesis_lib.claims --update, then make notebooks"
+    assert not stale, "python -m thesis_lib.pages.ledger --update, then make notebooks"
 
 
 # Rules, tried out
@@ -122,7 +124,12 @@ def test_the_stored_page_shows_the_ledger_as_it_is_now():
         ("3-eq-7", "cell", "03_1_method#method-99", "no cell 03_1_method#method-99"),
         ("3-eq-7", "cell", "03_9_method#method-01", "no cell 03_9_method"),
         ("3-coarse", "embedded", "said('03_1_method#method-80', 'values computed', '196')", "no cell"),
-        ("3-coarse", "embedded", "said('03_1_method#method-08', 'values computed', '197')", "its check finds"),
+        (
+            "3-coarse",
+            "embedded",
+            "said('03_1_method#method-08', 'values computed', '197')",
+            "its check finds",
+        ),
         ("3-eq-7", "test", "tests/test_kernels.py::test_nothing", "no test"),
         ("3-eq-7", "test", "tests/test_nothing.py::test_nothing", "no test"),
         ("3-eq-7", "check", "believed", "no check believed"),
@@ -143,11 +150,11 @@ def test_each_rule_finds_its_fault(claim, column, value, message):
 def test_evidence_that_is_no_call_of_ours_is_refused():
     for text in ("open('x')", "__import__('os')", "1 + 1", "highest(metric='overall')"):
         with pytest.raises(ValueError, match="not a call"):
-            claims.calls(text)
+            ledger.calls(text)
     with pytest.raises(KeyError, match="does not print"):
-        claims.findings("said('03_1_method#method-08', 'nothing')")
+        ledger.findings("said('03_1_method#method-08', 'nothing')")
     with pytest.raises(KeyError, match="shows no"):
-        claims.findings("shown('03_6_ablation#ablation-21', 'N = 9', 'passes')")
+        ledger.findings("shown('03_6_ablation#ablation-21', 'N = 9', 'passes')")
 
 
 # Verdicts
@@ -165,29 +172,29 @@ VERDICTS = [
 
 @pytest.mark.parametrize(("difference", "p", "sign"), VERDICTS)
 def test_a_printed_difference_is_clear_if_both_ways_agree(difference, p, sign):
-    assert claims._sign(difference, p) == sign
+    assert ledger._sign(difference, p) == sign
 
 
 def test_tables_are_read_as_pandas_writes_them(monkeypatch):
     columns = pd.MultiIndex.from_product([["energy", "resolution"], ["mean", "difference"]])
     index = pd.MultiIndex.from_product([["Grad-CAM", "A & B"], ["bare", "enhanced"]], names=["m", "v"])
     table = pd.DataFrame([[f"{i}{j}" for j in range(4)] for i in range(4)], index, columns)
-    monkeypatch.setattr(claims, "outputs", lambda place, kind: [table._repr_html_() * 2])
-    first, second = claims.tables("x#y")
+    monkeypatch.setattr(ledger, "outputs", lambda place, kind: [table._repr_html_() * 2])
+    first, second = ledger.tables("x#y")
     assert first == second and list(first) == [
         "Grad-CAM / bare", "Grad-CAM / enhanced", "A & B / bare", "A & B / enhanced",
     ]  # fmt: skip
     assert first["A & B / enhanced"]["resolution / difference"] == "33"
     plain = pd.DataFrame({"n": [6]}, index=["MSG-CAM"])
-    monkeypatch.setattr(claims, "outputs", lambda place, kind: [plain._repr_html_()])
-    assert claims.tables("x#y") == [{"MSG-CAM": {"n": "6"}}]
+    monkeypatch.setattr(ledger, "outputs", lambda place, kind: [plain._repr_html_()])
+    assert ledger.tables("x#y") == [{"MSG-CAM": {"n": "6"}}]
 
 
 def made_up(better, n=40):
     """Rows in which each method's over-all score is 0.5, plus its own gain, plus a little noise."""
     rows = []
     for i in range(n):
-        for k, method in enumerate(claims.SEVEN):
+        for k, method in enumerate(ledger.SEVEN):
             noise = 0.01 * ((i * 7 + k * 3) % 11 - 5)
             rows.append({
                 "id": str(i), "class": 0, "method": method, "probability": (i + 1) / n,
@@ -199,11 +206,11 @@ def made_up(better, n=40):
 @pytest.fixture
 def recorded(monkeypatch):
     def use(rows):
-        claims._compared.cache_clear()
-        monkeypatch.setattr(claims, "recorded", lambda file="insertion_deletion": rows)
+        ledger._compared.cache_clear()
+        monkeypatch.setattr(ledger, "recorded", lambda file="insertion_deletion": rows)
 
     yield use
-    claims._compared.cache_clear()
+    ledger._compared.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -212,17 +219,19 @@ def recorded(monkeypatch):
 )
 def test_recorded_rows_decide(recorded, gain, verdict):
     recorded(made_up(gain))
-    assert claims.highest("overall", "msg_cam").verdict == verdict
-    assert claims.certain(least=0.2).verdict == verdict
-    assert claims.certain().text == "n = 1: too few to test"
+    assert ledger.highest("overall", "msg_cam").verdict == verdict
+    assert ledger.certain(least=0.2).verdict == verdict
+    assert ledger.certain().text == "n = 1: too few to test"
 
 
 def test_one_method_against_another(recorded):
     recorded(made_up({"msg_cam": 0.2}))
-    assert claims.ahead("overall", "msg_cam", "score_cam").verdict == "holds"
-    assert claims.ahead("overall", "score_cam", "msg_cam").verdict == "contradicted"
-    assert claims.highest("overall", "msg_cam", -1).verdict == "contradicted"
-    assert claims.highest("overall", "msg_cam", -1).text.startswith("n = 40; rank 7 of 7; clearly ahead of it: Grad-CAM,")
+    assert ledger.ahead("overall", "msg_cam", "score_cam").verdict == "holds"
+    assert ledger.ahead("overall", "score_cam", "msg_cam").verdict == "contradicted"
+    assert ledger.highest("overall", "msg_cam", -1).verdict == "contradicted"
+    assert ledger.highest("overall", "msg_cam", -1).text.startswith(
+        "n = 40; rank 7 of 7; clearly ahead of it: Grad-CAM,"
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,8 +246,8 @@ def test_one_method_against_another(recorded):
     ],
 )
 def test_statuses_of_measurements(monkeypatch, embedded, recorded, status):
-    monkeypatch.setattr(claims, "findings", lambda verdicts: [claims.Finding(v, "") for v in verdicts])
-    assert claims.measured({"embedded": embedded, "recorded": recorded}) == status
+    monkeypatch.setattr(ledger, "findings", lambda verdicts: [ledger.Finding(v, "") for v in verdicts])
+    assert ledger.measured({"embedded": embedded, "recorded": recorded}) == status
 
 
 def test_words_of_verdicts_are_understood(monkeypatch):
@@ -247,16 +256,16 @@ def test_words_of_verdicts_are_understood(monkeypatch):
         "- vgg, enhanced: clearly better for A; clearly worse for none; open for B.\n"
         "- vit, enhanced: clearly better for A; clearly worse for B; open for none."
     )
-    monkeypatch.setattr(claims, "outputs", lambda place, kind: [text])
-    assert claims.helps("x#y", "vgg").verdict == "holds"
-    assert claims.helps("x#y", "vgg", part=1).verdict == "open"
-    assert claims.helps("x#y", "vit").verdict == "contradicted"
+    monkeypatch.setattr(ledger, "outputs", lambda place, kind: [text])
+    assert ledger.helps("x#y", "vgg").verdict == "holds"
+    assert ledger.helps("x#y", "vgg", part=1).verdict == "open"
+    assert ledger.helps("x#y", "vit").verdict == "contradicted"
     text = "Gone: the correlation is gone for XGrad-CAM, enhanced (0.20); some is left for Grad-CAM (0.95). More."
-    assert claims.forgotten("x#y", "XGrad-CAM", "Gone").verdict == "holds"
-    assert claims.forgotten("x#y", "enhanced", "Gone").verdict == "holds"
-    assert claims.forgotten("x#y", "Grad-CAM", "Gone").verdict == "contradicted"
+    assert ledger.forgotten("x#y", "XGrad-CAM", "Gone").verdict == "holds"
+    assert ledger.forgotten("x#y", "enhanced", "Gone").verdict == "holds"
+    assert ledger.forgotten("x#y", "Grad-CAM", "Gone").verdict == "contradicted"
     with pytest.raises(KeyError, match="what became of"):
-        claims.forgotten("x#y", "CAM", "Gone")
+        ledger.forgotten("x#y", "CAM", "Gone")
 
 
 # The command and the page
@@ -271,24 +280,24 @@ def test_update_writes_the_status_and_nothing_else(tmp_path, monkeypatch, capsys
     wrong = re.sub(r"^(3-eq-7,.*),reproduced,", r"\1,open,", text, count=1, flags=re.M)
     assert wrong != text
     ledger.write_text(wrong, "utf-8")
-    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
     monkeypatch.setattr("sys.argv", ["claims"])
     with pytest.raises(SystemExit):
-        claims.main()
+        ledger.main()
     assert "3-eq-7: open -> reproduced" in capsys.readouterr().out and ledger.read_text("utf-8") == wrong
     monkeypatch.setattr("sys.argv", ["claims", "--update"])
-    claims.main()
+    ledger.main()
     assert ledger.read_text("utf-8") == text
-    claims.main()
+    ledger.main()
     assert "0 changed" in capsys.readouterr().out
 
 
 def test_rows_of_the_page_are_anchors_with_what_filters_need():
-    page = claims.as_html(LEDGER.loc[["3-eq-7"]])
+    page = ledger.as_html(LEDGER.loc[["3-eq-7"]])
     assert '<tr id="claim-3-eq-7" data-chapter="3" data-status="reproduced">' in page
     assert 'href="03_1_method.html#mask-refinement"' in page
     assert html.escape(LEDGER.loc["3-eq-7", "statement"]) in page and "<script" not in page
-    counts = claims.counts(LEDGER)
+    counts = ledger.counts(LEDGER)
     assert counts.loc["all", "all"] == len(LEDGER)
     assert counts.loc["all", "chapter 3"] == LEDGER.index.str.startswith("3-").sum()
 
@@ -296,7 +305,7 @@ def test_rows_of_the_page_are_anchors_with_what_filters_need():
 def test_the_filters_in_a_browser(browser, tmp_path):
     page = tmp_path / "page.html"
     sections = "".join(
-        f"<section>{claims.as_html(LEDGER[LEDGER.index.str.startswith(c)])}</section>" for c in "34"
+        f"<section>{ledger.as_html(LEDGER[LEDGER.index.str.startswith(c)])}</section>" for c in "34"
     )
     script = (ROOT / "book/_static/ledger.js").read_text("utf-8")
     page.write_text(f"<!doctype html><meta charset=utf-8>{sections}<script>{script}</script>", "utf-8")

@@ -1,14 +1,14 @@
 import copy
 
+import networks
+import oracle
 import pytest
 import torch
 import torchvision
+from networks import FAMILIES, images, random_network
 from torch import nn
 
-import networks
-import oracle
 import thesis_lib as tl
-from networks import FAMILIES, images, random_network
 from thesis_lib.classifier import find_layer
 
 
@@ -41,9 +41,7 @@ def assert_same_state(network, before):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("score", ["logit", "probability"])
-def test_gradients_of_the_tail_equal_back_propagation_through_everything(
-    family, dtype, tolerance, score
-):
+def test_gradients_of_the_tail_equal_back_propagation_through_everything(family, dtype, tolerance, score):
     clf = classifier(family)
     clf.network.to(dtype)
     x = images(3, 40, 56, dtype=dtype)

@@ -12,8 +12,8 @@ from test_runs import METHODS_HERE, classifier
 from test_runs_survive import PICTURES, Slow, equal, run_folder, work
 
 from thesis_lib.classifier import Classifier
-from thesis_lib.experiments import shards
-from thesis_lib.experiments.runs import evaluate
+from thesis_lib.runs import files
+from thesis_lib.runs.evaluate import evaluate
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
 
@@ -22,7 +22,7 @@ distributed = pytest.importorskip("distributed", reason="needs the extra `cluste
 def cluster():
     """Two workers, each a process of its own, that find these tests."""
     before = os.environ.get("PYTHONPATH")
-    paths = [str(Path(__file__).parent), str(shards.LIBRARY.parent)]
+    paths = [str(Path(__file__).parent), str(files.LIBRARY.parent)]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     try:
         with distributed.LocalCluster(
@@ -125,6 +125,6 @@ def test_errors_reach_the_caller(tmp_path, client, monkeypatch):
             Slow(), classifier(), {"wrong": wrong}, tmp_path, engine="dask", scheduler=client,
             progress=False,
         )  # fmt: skip
-    monkeypatch.setattr(shards, "code", lambda: "of another version")
+    monkeypatch.setattr(files, "code", lambda: "of another version")
     with pytest.raises(RuntimeError, match="another version of thesis_lib"):
         run(tmp_path / "other", client)

@@ -6,13 +6,13 @@ tensor` and `tolist`) and `nonzero`. How often they run must not depend on how m
 
 from collections import Counter
 
+import networks
 import pytest
 import torch
+from networks import images, random_network
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import networks
 import thesis_lib as tl
-from networks import images, random_network
 from thesis_lib.kernels import masked_scores
 from thesis_lib.methods import multiscale
 
@@ -57,8 +57,7 @@ def test_the_watch_sees_what_waits():
 def test_curves_wait_equally_often_however_many_frames():
     clf, x, maps = classifier(), images(2, 40, 40), torch.rand(2, 40, 40)
     few, many = (
-        watched(lambda step=step: tl.insertion_deletion(clf, x, maps, 0, step=step))[0]
-        for step in (800, 40)
+        watched(lambda step=step: tl.insertion_deletion(clf, x, maps, 0, step=step))[0] for step in (800, 40)
     )
     assert few == many <= 8
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import thesis_lib as tl
 from thesis_lib.data import datasets, glyphs, models
+from thesis_lib.data.registry import open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,7 @@ def test_masks_hold_the_object_and_only_it():
 
 
 def test_every_class_has_a_glyph_of_its_own():
-    shapes = {
-        glyphs._pictograph(np.random.default_rng(0), c).tobytes() for c in glyphs.CLASSES.values()
-    }
+    shapes = {glyphs._pictograph(np.random.default_rng(0), c).tobytes() for c in glyphs.CLASSES.values()}
     assert len(shapes) == 20  # a missing character would draw the same empty box for two classes
 
 
@@ -66,7 +65,7 @@ def test_training_backgrounds_and_test_backgrounds_are_disjoint(monkeypatch):
 
 @pytest.mark.parametrize("index", [0, 7, 100, 319])
 def test_the_committed_split_is_what_the_seed_draws(index):
-    dataset = datasets.glyphs("singles")
+    dataset = open_dataset("glyphs")
     assert len(dataset) == 320
     sample = dataset[index]
     pixels, (label,), (mask,) = glyphs.draw(0, "test", index)
@@ -77,8 +76,8 @@ def test_the_committed_split_is_what_the_seed_draws(index):
 
 
 def test_voc_and_coco_layouts_give_boxes_and_masks_back(tree):
-    for part, first in (("scenes", 0), ("scenes_coco", 100_000)):
-        dataset = datasets.glyphs(part, tree)
+    for name, folder, first in (("glyphs_scenes", "", 0), ("glyphs_scenes_coco", "coco", 100_000)):
+        dataset = open_dataset(name, tree / folder)
         assert len(dataset) == 6 and dataset.categories == list(glyphs.CLASSES)
         for i in range(6):
             sample, (_, classes, masks) = dataset[i], glyphs.draw(0, "test", first + i, 3)
@@ -116,7 +115,7 @@ def test_any_colour_mode_becomes_rgb(tmp_path, mode):
         tmp_path / ("a.jpg" if mode in ("L", "CMYK") else "a.png")
     )
     pixels = datasets.Folder(tmp_path, size=16)[0].pixels
-    assert pixels.shape == (3, 16, 16) and 0 <= pixels.min() and pixels.max() <= 1
+    assert pixels.shape == (3, 16, 16) and pixels.min() >= 0 and pixels.max() <= 1
 
 
 def test_unreadable_pictures_name_themselves(tmp_path, tree):
@@ -134,16 +133,16 @@ def test_missing_folders_say_what_to_do(tmp_path):
             make(tmp_path)
     with pytest.raises(FileNotFoundError, match="no picture"):
         datasets.Folder(tmp_path)
-    with pytest.raises(ValueError, match="scenes_coco"):
-        datasets.glyphs("pairs")
+    with pytest.raises(ValueError, match="glyphs_scenes_coco"):
+        open_dataset("glyphs_pairs")
 
 
 def test_difficult_objects_as_torchray_treats_them(tmp_path):
     glyphs.write_voc(tmp_path, 3)
     file = tmp_path / "VOCdevkit/VOC2007/Annotations/000001.xml"
-    before = datasets.glyphs("scenes", tmp_path)[0].classes
+    before = open_dataset("glyphs_scenes", tmp_path)[0].classes
     file.write_text(file.read_text().replace("<difficult>0", "<difficult>1", 1))
-    after = datasets.glyphs("scenes", tmp_path)[0].classes
+    after = open_dataset("glyphs_scenes", tmp_path)[0].classes
     assert len(after) == len(before) - 1
 
 
@@ -224,12 +223,12 @@ def test_missing_imagenet_weights_say_what_to_do(monkeypatch):
 
 
 def test_datasets_by_name(tree):
-    assert len(datasets.open_dataset("glyphs")) == 320
-    assert len(datasets.open_dataset("imagenet", tree / "ILSVRC2012")) == 20
+    assert len(open_dataset("glyphs")) == 320
+    assert len(open_dataset("imagenet", tree / "ILSVRC2012")) == 20
     with pytest.raises(ValueError, match="voc2007"):
-        datasets.open_dataset("voc")
+        open_dataset("voc")
     with pytest.raises(ValueError, match="needs root"):
-        datasets.open_dataset("folder")
+        open_dataset("folder")
 
 
 # ---- the real layouts, and the faults of real files
@@ -284,7 +283,7 @@ def test_masks_lie_on_the_objects(real):
     for name in tree.classes:
         sample = results[name]
         assert sample.pixels.shape == (3, 96, 96)
-        assert 0 <= sample.pixels.min() and sample.pixels.max() <= 1
+        assert sample.pixels.min() >= 0 and sample.pixels.max() <= 1
         assert not sample.classes or sample.pixels.std() > 0.1  # neither black nor white
         for c, mask in [*sample.masks.items(), *sample.pixel_masks.items()]:
             if (name, c) in tree.empty:
@@ -382,17 +381,17 @@ def test_paths_count_from_the_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     downloads = tmp_path / "repository/data/downloads"
     with pytest.raises(FileNotFoundError, match="downloads/VOC2007.*data/README.md"):
-        datasets.open_dataset("voc2007")
+        open_dataset("voc2007")
     trees.imagenet(downloads / "ILSVRC2012", ugly=False)
     trees.voc(downloads / "VOC2007", ugly=False)
     trees.voc(downloads / "VOC2007", 4, "trainval", ugly=False)
     trees.coco(downloads / "COCO2014", ugly=False)
     trees.coco(downloads / "COCO2014", 5, "train", ugly=False)
     sizes = {"imagenet": 6, "voc2007": 6, "voc2007_trainval": 4, "coco2014": 6, "coco2014_train": 5}
-    assert {name: len(datasets.open_dataset(name)) for name in sizes} == sizes
-    assert len(datasets.open_dataset("voc2007", "data/downloads/VOC2007")) == 6
-    assert len(datasets.open_dataset("voc2007", str(downloads / "VOC2007"))) == 6
-    assert len(datasets.open_dataset("folder", "data/downloads/COCO2014/train2014")) == 5
+    assert {name: len(open_dataset(name)) for name in sizes} == sizes
+    assert len(open_dataset("voc2007", "data/downloads/VOC2007")) == 6
+    assert len(open_dataset("voc2007", str(downloads / "VOC2007"))) == 6
+    assert len(open_dataset("folder", "data/downloads/COCO2014/train2014")) == 5
 
 
 # ---- timm, and files of weights that are not what they say

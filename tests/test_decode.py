@@ -5,17 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
+import trees
 
 import thesis_lib as tl
-import trees
-from thesis_lib.data import datasets, decode, glyphs, training
+from thesis_lib.data import datasets, decode, glyphs
+from thesis_lib.data.registry import open_dataset
+from thesis_lib.training import embedded as training
 
 
 @pytest.fixture
 def voc(tmp_path):
     """Six scenes in VOC2007's layout."""
     glyphs.write_voc(tmp_path / "voc", 6, split="train")
-    return datasets.glyphs("scenes", tmp_path / "voc")
+    return open_dataset("glyphs_scenes", tmp_path / "voc")
 
 
 def test_pixels_and_labels_are_the_datasets(voc, tmp_path):
@@ -83,10 +85,10 @@ def test_a_full_disk_is_told_before_anything_is_decoded(voc, tmp_path, monkeypat
 
 def test_subsets_and_coco_are_decoded(tmp_path):
     tree = trees.coco(tmp_path / "coco", pictures=4, split="train", ugly=False)
-    dataset = datasets.open_dataset("coco2014_train", tree.root)
+    dataset = open_dataset("coco2014_train", tree.root)
     list_ = tmp_path / "list.csv"
     list_.write_text("id\n" + "\n".join(reversed(dataset.ids[:3])) + "\n")
-    subset = datasets.open_dataset("coco2014_train", tree.root, subset=list_)
+    subset = open_dataset("coco2014_train", tree.root, subset=list_)
     whole, labels, _ = decode.decode(dataset, tmp_path / "whole", size=16)
     part, part_labels, _ = decode.decode(subset, tmp_path / "part", size=16)
     assert labels.shape[1] == len(dataset.categories)
@@ -95,7 +97,7 @@ def test_subsets_and_coco_are_decoded(tmp_path):
 
 def test_from_voc_on_disk_to_a_network_that_load_classifier_reads(tmp_path):
     tree = trees.voc(tmp_path, pictures=6, split="trainval", ugly=False)
-    dataset = datasets.open_dataset("voc2007_trainval", tree.root)
+    dataset = open_dataset("voc2007_trainval", tree.root)
     pixels, labels, _ = decode.decode(dataset, tmp_path / "d", size=32)
     classifier = training.new_head("squeezenet1_1", dataset.categories, "random")
     curve = training.train(

@@ -19,7 +19,7 @@ import thesis_lib as tl
 ROOT = Path(__file__).resolve().parent.parent
 API = (ROOT / "book/api.md").read_text("utf-8")
 LOOSE = doctest.NORMALIZE_WHITESPACE | doctest.REPORT_NDIFF
-NEEDS_AN_EXTRA = {"thesis_lib.experiments.cluster"}
+NEEDS_AN_EXTRA = {"thesis_lib.runs.cluster"}
 
 
 def documented():
@@ -91,7 +91,7 @@ def test_examples(name, setup, capsys):
 
 def test_every_documented_function_has_an_example():
     # What it holds is seen in the example of the function that returns it.
-    without = {"thesis_lib.experiments.InsertionDeletion"}
+    without = {"thesis_lib.metrics.InsertionDeletion"}
     assert set(lacking(documented())) == without
 
 
@@ -108,7 +108,7 @@ def test_the_page_lists_everything_public():
     for name, value in in_modules().items():
         if any(name.startswith(f"{module.__name__}.") for module in modules):
             wanted[name] = value
-    wanted |= {name: getattr(tl.experiments, name) for name in tl.experiments.__all__}
+    wanted |= {name: getattr(tl.metrics, name) for name in tl.metrics.__all__}
     assert not [name for name, value in wanted.items() if id(inspect.unwrap(value)) not in there]
 
 

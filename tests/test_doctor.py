@@ -8,8 +8,8 @@ import sys
 import pytest
 import trees
 
-from thesis_lib import doctor
 from thesis_lib.data import REPOSITORY
+from thesis_lib.pages import doctor
 
 
 def report(capsys, *arguments):
@@ -134,7 +134,7 @@ def test_half_an_environment_is_reported_not_a_crash(tmp_path):
         "for name in ('torch', 'torchvision', 'kornia', 'safetensors', 'numpy'):\n"
         "    sys.modules[name] = None\n"
         "sys.argv = ['doctor']\n"
-        "runpy.run_module('thesis_lib.doctor', run_name='__main__')\n"
+        "runpy.run_module('thesis_lib.pages.doctor', run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 1 and not done.stderr

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from thesis_lib.experiments.fineness import boundary_distance, effective_resolution
 from thesis_lib.kernels import low_pass
+from thesis_lib.metrics.fineness import boundary_distance, effective_resolution
 
 
 def square(top, left, side=10, size=40):

@@ -6,7 +6,6 @@ Only what size demands is changed: a list of few pictures, a small network, a co
 import json
 from pathlib import Path
 
-import nbformat
 import papermill
 import pytest
 import trees

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from thesis_lib.classifier import Classifier
-from thesis_lib.experiments.insertion_deletion import insertion_deletion, tied_pixels
-from thesis_lib.kernels import blur, counting
+from thesis_lib.counts import counting
+from thesis_lib.kernels import blur
+from thesis_lib.metrics.insertion_deletion import insertion_deletion, tied_pixels
 
 torch.set_num_threads(1)
 

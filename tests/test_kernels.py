@@ -1,13 +1,14 @@
+import networks
 import numpy as np
+import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import networks
-import oracle
 from thesis_lib import kernels
+from thesis_lib.counts import count, counting
 
 SMALL = settings(max_examples=60, deadline=None)
 
@@ -86,7 +87,7 @@ def test_usable_counts_flat_and_nan_masks():
     masks[0, 1] = 2.5
     masks[1, 0, 0, 0] = float("nan")
     masks[1, 2, 0, 0] = float("inf")
-    with kernels.counting() as counts:
+    with counting() as counts:
         alive = kernels.usable(masks)
     assert alive.tolist() == [[True, False, True], [False, True, False]]
     assert counts == {"flat groups": 1, "nan groups": 2}
@@ -226,20 +227,20 @@ def test_ranks_of_a_toy_map():
 
 
 def test_counting_adds_up_in_every_open_block():
-    kernels.count("x", 1)  # nobody counts: nothing happens
-    with kernels.counting() as outer:
-        kernels.count("x", 2)
-        with kernels.counting() as inner:
-            kernels.count("x", torch.tensor(3))
-        kernels.count("y", torch.tensor(True))
+    count("x", 1)  # nobody counts: nothing happens
+    with counting() as outer:
+        count("x", 2)
+        with counting() as inner:
+            count("x", torch.tensor(3))
+        count("y", torch.tensor(True))
     assert outer == {"x": 5, "y": 1} and inner == {"x": 3}
     assert all(type(n) is int for n in outer.values())
     assert outer["never"] == 0
 
 
 def test_counting_ends_with_an_exception():
-    with pytest.raises(RuntimeError), kernels.counting() as counts:
-        kernels.count("x", torch.tensor(1))
+    with pytest.raises(RuntimeError), counting() as counts:
+        count("x", torch.tensor(1))
         raise RuntimeError
-    kernels.count("x", 1)
+    count("x", 1)
     assert counts == {"x": 1}

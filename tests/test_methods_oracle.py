@@ -3,16 +3,16 @@
 import copy
 from pathlib import Path
 
+import networks
+import oracle
 import pytest
 import torch
 import torchvision
-
-import networks
-import oracle
-import thesis_lib as tl
 from networks import FAMILIES, images, random_network
-from thesis_lib.data.datasets import glyphs
 from test_classifier import assert_same_state, state
+
+import thesis_lib as tl
+from thesis_lib.data.registry import open_dataset
 
 SIZES = [40, 57, 83]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -59,9 +59,7 @@ def test_methods_equal_their_equations(name, family, dtype):
 
 
 @pytest.mark.parametrize("name", [n for n in oracle.METHODS if n != "score_cam"])  # 512 passes
-@pytest.mark.parametrize(
-    "model", ["squeezenet1_1", "resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"]
-)
+@pytest.mark.parametrize("model", ["squeezenet1_1", "resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_methods_equal_their_equations_on_torchvisions_networks(name, model):
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -83,7 +81,7 @@ WEIGHTS = Path(tl.__file__).parents[1] / "data" / "weights" / "vgg19_glyphs.safe
 def test_methods_equal_their_equations_on_vgg19_glyphs(name, dtype):
     clf = tl.load_classifier("vgg19_glyphs", device="cpu")
     clf.network.to(dtype)
-    pixels = glyphs("singles")[0].pixels[None].to(dtype)
+    pixels = open_dataset("glyphs")[0].pixels[None].to(dtype)
     x = clf.normalise(tl.kernels.resize(pixels, (64, 96)))
     check(clf, name, x, **{"sizes": [64, 100]} if name in SCALED else {})
 
@@ -279,9 +277,7 @@ def test_a_mask_whose_score_is_nan_is_skipped_and_counted():
     clf.scores = lambda *args: next(scores).double()
     masks, alive = torch.ones(1, 4, 40, 48).double(), torch.tensor([[True, True, True, False]])
     with tl.counting() as counts:
-        weights = tl.methods.masks.mask_weights(
-            clf, x, x, masks, alive, torch.tensor([0]), "logit"
-        )
+        weights = tl.methods.masks.mask_weights(clf, x, x, masks, alive, torch.tensor([0]), "logit")
     assert weights.tolist() == [[0.5, 0, 1.5, 0]] and counts["nan groups"] == 1
 
 

@@ -11,15 +11,15 @@ Where they do not, and so are not compared:
   overwrites (DenseNet's ReLU): DenseNet is explained one layer earlier.
 """
 
+import networks
 import pytest
 import torch
+from other_libraries import captum_grad_cam, pytorch_grad_cam, torchcam
 from torchvision.models import DenseNet, ResNet, mobilenet_v2, squeezenet1_1
 from torchvision.models.resnet import BasicBlock
 
-import networks
 import thesis_lib as tl
 from thesis_lib.data.models import vgg19_glyphs
-from other_libraries import captum_grad_cam, pytorch_grad_cam, torchcam
 from thesis_lib.kernels import min_max
 
 for library in ("captum", "torchcam", "pytorch_grad_cam"):
@@ -67,7 +67,7 @@ def test_grad_cam_of_captum(clf, x):
 
 
 def test_grad_cam_plus_plus_with_large_gradients(clf, x):
-    last = [p for p in clf.network.parameters()][-2:]
+    last = list(clf.network.parameters())[-2:]
     for parameter in last:  # the last layer: logits and gradients a thousand times as large
         parameter.data.mul_(1000)
     try:

@@ -36,14 +36,10 @@ def nbval(folder):
     """Run the command of `make test`, as the Makefile has it, on the notebooks in `folder`."""
     makefile = (ROOT / "Makefile").read_text("utf-8").replace("\\\n", " ")
     (options,) = (
-        line.split("-m pytest", 1)[1].split()
-        for line in makefile.splitlines()
-        if "--nbval-lax" in line
+        line.split("-m pytest", 1)[1].split() for line in makefile.splitlines() if "--nbval-lax" in line
     )
     options = [
-        str(ROOT / o) if o.startswith("tests/") else o
-        for o in options
-        if not o.startswith("notebooks")
+        str(ROOT / o) if o.startswith("tests/") else o for o in options if not o.startswith("notebooks")
     ]
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-c", str(ROOT / "pyproject.toml"), str(folder)],

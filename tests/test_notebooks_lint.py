@@ -15,7 +15,7 @@ import yaml
 from test_setup import machine_paths
 
 import book
-from thesis_lib import explore
+from thesis_lib.pages import explore
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -32,7 +32,7 @@ def images_of(cell):
 
 
 def explored(cell):
-    """Its interactive figures (thesis_lib.explore), as HTML."""
+    """Its interactive figures (thesis_lib.pages.explore), as HTML."""
     return [data["text/html"] for data in data_of(cell) if "data-explore=" in data.get("text/html", "")]
 
 
@@ -85,9 +85,7 @@ def problems(notebook, size=0):
     if notebook.nbformat_minor < 5 or None in ids or len(set(ids)) != len(ids):
         found.append("cell ids must be there and differ (notebook format 4.5)")
     if size > LARGEST:
-        found.append(
-            f"{size / 1e6:.2f} MB: at most {LARGEST / 1e6:.0f} MB, so fewer or smaller figures"
-        )
+        found.append(f"{size / 1e6:.2f} MB: at most {LARGEST / 1e6:.0f} MB, so fewer or smaller figures")
 
     h1 = list(headings(notebook))
     if [i for i, _ in h1] != [0]:
@@ -104,9 +102,7 @@ def problems(notebook, size=0):
         found.append("an error is stored")
     if any(output.get("name") == "stderr" for output in outputs):
         found.append("text on stderr is stored")
-    if any(
-        "application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs
-    ):
+    if any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs):
         found.append("a widget is stored; it would need scripts from another host")
     if re.search(
         r"<(script|iframe|object|embed)\b|(src|href)=[\"']https?:[^>]*\.(js|css|png|svg)|url\(https?:",
@@ -135,9 +131,7 @@ def problems(notebook, size=0):
             found.append(f"check cell {cell.id}: it must print text, and text only")
     for cell in code:
         if not is_check(cell) and "NBVAL_" in cell.source:
-            found.append(
-                f"cell {cell.id}: an nbval mark that does not begin its cell, or another mark"
-            )
+            found.append(f"cell {cell.id}: an nbval mark that does not begin its cell, or another mark")
 
     for cell in code:
         about = cell.metadata.get("mystnb", {})
@@ -182,8 +176,7 @@ def test_figure_names_are_unique_in_the_book():
 def test_table_of_contents_lists_every_page_and_no_other():
     listed = book.pages(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))
     there = [
-        p.relative_to(ROOT).with_suffix("").as_posix()
-        for p in [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
+        p.relative_to(ROOT).with_suffix("").as_posix() for p in [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
     ]
     assert sorted(listed) == sorted(there)
 
@@ -220,7 +213,7 @@ def displayed(**data):
     }
 
 
-LIVELY = "<div class=\"explore\" data-explore=\"x\" data-figure='{}'><img alt=\"A map.\" src=\"data:image/png;base64,AAAA\"></div>"
+LIVELY = '<div class="explore" data-explore="x" data-figure=\'{}\'><img alt="A map." src="data:image/png;base64,AAAA"></div>'
 
 
 def good_notebook():
@@ -240,16 +233,15 @@ def good_notebook():
                     "metadata": {},
                     "source": "# Title · 标题\n\n```\n# no heading\n```",
                 },
-                code_cell(
-                    1, "n: int = 3  # how many\nname: str = 'x'  # which", tags=["parameters"]
-                ),
+                code_cell(1, "n: int = 3  # how many\nname: str = 'x'  # which", tags=["parameters"]),
                 code_cell(2, "# NBVAL_CHECK_OUTPUT\nprint(1)", [printed("1\n")]),
                 code_cell(3, "# NBVAL_CHECK_OUTPUT\nprint(2)", [printed("2\n")]),
+                code_cell(4, "plot()", [displayed(png="AAAA", plain="<Figure size 1x1>")], mystnb=figure),
                 code_cell(
-                    4, "plot()", [displayed(png="AAAA", plain="<Figure size 1x1>")], mystnb=figure
-                ),
-                code_cell(
-                    5, "explore()", [displayed(html=LIVELY)], mystnb={"figure": figure["figure"] | {"name": "fig-b"}}
+                    5,
+                    "explore()",
+                    [displayed(html=LIVELY)],
+                    mystnb={"figure": figure["figure"] | {"name": "fig-b"}},
                 ),
             ],
         }
@@ -298,12 +290,12 @@ BROKEN = {
     "lacks mystnb.figure.name": change(
         4, metadata={"mystnb": {"image": {"alt": "x"}, "figure": {"caption": "a"}}}
     ),
-    "lacks mystnb.image.alt": change(
-        4, metadata={"mystnb": {"figure": {"caption": "a", "name": "fig-a"}}}
-    ),
+    "lacks mystnb.image.alt": change(4, metadata={"mystnb": {"figure": {"caption": "a", "name": "fig-a"}}}),
     "c5: its picture lacks mystnb.figure.caption": change(5, metadata={}),
     "lacks a still picture with an alt": change(5, outputs=[displayed(html=LIVELY.replace("A map.", " "))]),
-    "c5: its interactive figure lacks a still": change(5, outputs=[displayed(html=LIVELY.replace("<img", "<b"))]),
+    "c5: its interactive figure lacks a still": change(
+        5, outputs=[displayed(html=LIVELY.replace("<img", "<b"))]
+    ),
     "an interactive figure of 3": change(5, outputs=[displayed(html=LIVELY.replace("{}", "x" * 300_000))]),
     "two figures have one name": lambda nb: nb.cells.append(copy.deepcopy(nb.cells[4])),
 }

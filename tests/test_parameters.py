@@ -7,7 +7,7 @@ import papermill
 import pytest
 
 import book
-from thesis_lib.parameters import check_parameters, declared, faults
+from thesis_lib.pages.parameters import check_parameters, declared, faults
 
 KINDS = {"images": "int", "share": "float", "data_root": "str", "progress": "bool", "shown": "list"}
 
@@ -49,7 +49,9 @@ def test_nothing_happens_outside_of_a_notebook():
 @pytest.fixture
 def toy(tmp_path):
     """execute(parameters): a notebook whose last cell leaves a file behind, whether it did."""
-    declared = 'notebook: str = "toy"  # which notebook\nimages: int = 64  # how many\nshare: float = 0.5  # part'
+    declared = (
+        'notebook: str = "toy"  # which notebook\nimages: int = 64  # how many\nshare: float = 0.5  # part'
+    )
     sources = [
         "import thesis_lib as tl",
         declared,

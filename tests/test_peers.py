@@ -9,18 +9,18 @@ from inspect import unwrap
 from pathlib import Path
 
 import nbformat
+import networks
 import pytest
 import torch
+from test_classifier import assert_same_state, state
 from torch import nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
-import networks
 import thesis_lib as tl
-from test_classifier import assert_same_state, state
 from thesis_lib import peers
-from thesis_lib.experiments import shards
 from thesis_lib.kernels import min_max
+from thesis_lib.runs import files
 
 for library in ("captum", "torchcam", "pytorch_grad_cam", "saliency"):
     pytest.importorskip(library)
@@ -156,9 +156,9 @@ def test_libraries_are_imported_when_they_are_called():
 
 
 def test_no_row_depends_on_peers():
-    assert "peers.py" in shards.WITHOUT_NUMBERS
+    assert "peers.py" in files.WITHOUT_NUMBERS
     for method in METHODS.values():  # and a run of its own can name each of them
-        assert shards.describe(method) == shards.describe(method)
+        assert files.describe(method) == files.describe(method)
 
 
 # Exact relations: backpropagation

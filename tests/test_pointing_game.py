@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thesis_lib.experiments.pointing_game import (
+from thesis_lib.metrics.pointing_game import (
     energy_inside,
     grow,
     mean_over_classes,

@@ -61,7 +61,9 @@ def test_a_recording_measures_only_what_has_no_rows(tmp_path, monkeypatch):
     classifier = tl.Classifier(networks.Plain().eval(), name="plain")
     monkeypatch.setattr(record, "ROOT", tmp_path)
     monkeypatch.setattr(record, "SEVEN", ["grad_cam", "group_cam"])
-    monkeypatch.setattr(tl, "enhance", lambda name: tl.METHODS["grad_cam"])  # windows of 160 pixels do not fit here
+    monkeypatch.setattr(
+        tl, "enhance", lambda name: tl.METHODS["grad_cam"]
+    )  # windows of 160 pixels do not fit here
     record.insertion_deletion(classifier, data, tmp_path)
     table, provenance = tmp_path / "insertion_deletion.csv", tmp_path / "insertion_deletion.json"
     whole = pd.read_csv(table)

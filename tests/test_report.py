@@ -8,7 +8,8 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 from thesis_lib import plots
-from thesis_lib.report import (
+from thesis_lib.methods import METHODS
+from thesis_lib.pages.report import (
     CONFIDENCE_LABELS,
     bootstrap_interval,
     confidence_bins,
@@ -76,9 +77,7 @@ def test_bootstrap_against_the_normal_interval():
     mean, low, high = bootstrap_interval(x)
     half = 1.96 * x.std() / np.sqrt(400)
     assert mean == pytest.approx(x.mean())
-    assert low == pytest.approx(mean - half, abs=0.02) and high == pytest.approx(
-        mean + half, abs=0.02
-    )
+    assert low == pytest.approx(mean - half, abs=0.02) and high == pytest.approx(mean + half, abs=0.02)
     assert bootstrap_interval(x) == (mean, low, high)
     assert bootstrap_interval(x, seed=1) != (mean, low, high)
 
@@ -170,9 +169,7 @@ def test_readable():
     table = readable(paired_table(rows(), "overall"), digits=1)
     assert list(table.columns) == ["n", "mean [95 %]", "difference [95 %]", "p (Holm)"]
     assert table.loc["msg_cam", "p (Holm)"] == table.loc["msg_cam", "difference [95 %]"] == ""
-    mean, low, high = (
-        table.loc["a", "mean [95 %]"].replace("[", "").strip("]").replace(",", "").split()
-    )
+    mean, low, high = table.loc["a", "mean [95 %]"].replace("[", "").strip("]").replace(",", "").split()
     assert float(low) < float(mean) < float(high)
 
 
@@ -213,14 +210,14 @@ def style():
 def test_colours_and_names_are_distinct_and_cover_the_methods():
     from thesis_lib.methods import METHODS
 
-    assert set(METHODS) <= set(plots.METHOD_NAMES)
-    assert set(plots.METHOD_NAMES) == set(plots.METHOD_COLOURS) == set(plots.METHOD_LINES)
-    assert len(set(plots.METHOD_COLOURS.values())) == len(set(plots.METHOD_NAMES.values())) == 10
+    assert (
+        len({m.colour for m in METHODS.values()}) == len({m.title for m in METHODS.values()}) == len(METHODS)
+    )
     assert plots.name("my_method") == "my_method" and plots.colour("my_method").startswith("#")
 
 
 def test_colours_have_contrast_on_white():
-    for value in plots.METHOD_COLOURS.values():
+    for value in (method.colour for method in METHODS.values()):
         rgb = np.array(plt.matplotlib.colors.to_rgb(value))
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 2
@@ -230,10 +227,7 @@ def test_overlay():
     pixels = torch.full((3, 4, 5), 0.25)
     image = plots.overlay(pixels, torch.zeros(4, 5), weight=0)
     assert image.shape == (4, 5, 3) and image == pytest.approx(0.25)
-    assert (
-        plots.overlay(pixels, torch.ones(4, 5)).mean()
-        > plots.overlay(pixels, torch.zeros(4, 5)).mean()
-    )
+    assert plots.overlay(pixels, torch.ones(4, 5)).mean() > plots.overlay(pixels, torch.zeros(4, 5)).mean()
 
 
 def test_figures(style):
@@ -252,7 +246,7 @@ def test_figures(style):
     plots.curves(axes[0], fractions, {"msg_cam": fractions, "mine": fractions**2}, "insertion")
     labels = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert labels == ["MSG-CAM 50.0", "mine 34.4"]
-    assert axes[0].lines[0].get_color() == plots.METHOD_COLOURS["msg_cam"]
+    assert axes[0].lines[0].get_color() == METHODS["msg_cam"].colour
     table = paired_table(rows(), "overall")
     plots.intervals(axes[1], table, "over-all", reference="msg_cam")
     assert [label.get_text() for label in axes[1].get_yticklabels()] == ["a", "MSG-CAM", "b"]

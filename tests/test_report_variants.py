@@ -103,9 +103,7 @@ def test_verdicts_say_what_is_clear_and_which_way():
         "- net, enhanced: clearly better for One; clearly worse for Two; open for Three.",
         "- net, SESS: clearly better for Three; clearly worse for One; open for Two.",
     ]
-    assert "better for Two; clearly worse for One" in report.verdicts(
-        {"net": table}, "a", -1, name=str.title
-    )
+    assert "better for Two; clearly worse for One" in report.verdicts({"net": table}, "a", -1, name=str.title)
 
 
 def test_intervals_run_from_the_top_down_on_a_shared_axis_too():

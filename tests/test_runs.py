@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from thesis_lib.classifier import Classifier
-from thesis_lib.experiments import shards
-from thesis_lib.experiments.insertion_deletion import insertion_deletion
-from thesis_lib.experiments.pointing_game import energy_inside, pointing_game
-from thesis_lib.experiments.runs import evaluate, load_rows
 from thesis_lib.methods import METHODS
+from thesis_lib.metrics.insertion_deletion import insertion_deletion
+from thesis_lib.metrics.pointing_game import energy_inside, pointing_game
+from thesis_lib.runs import files
+from thesis_lib.runs.evaluate import evaluate, load_rows
 
 torch.set_num_threads(1)
 SIZE = 32
@@ -181,12 +181,12 @@ def test_a_damaged_shard_is_computed_again(tmp_path, damage):
 
 def test_one_wrong_number_in_a_shard_is_seen(tmp_path):
     shard, values = tmp_path / "shard.parquet", np.random.default_rng(0).random(1000)
-    shards.write(shard, pd.DataFrame({"overall": values}), {})
-    assert shards.read(shard)["overall"].to_pylist() == values.tolist()
+    files.write(shard, pd.DataFrame({"overall": values}), {})
+    assert files.read(shard)["overall"].to_pylist() == values.tolist()
     content = bytearray(shard.read_bytes())
     content[content.index(values[500].tobytes())] ^= 1
     shard.write_bytes(content)
-    assert shards.read(shard) is None
+    assert files.read(shard) is None
 
 
 def test_an_interrupted_run_continues(tmp_path, capfd, monkeypatch):
@@ -219,7 +219,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(shards.pq, "write_table", full)
+    monkeypatch.setattr(files.pq, "write_table", full)
     with pytest.raises(OSError, match="no space"):
         run(tmp_path)
     (only,) = tmp_path.iterdir()
@@ -257,13 +257,13 @@ def test_describe_tells_functions_apart():
     def closure(power):
         return lambda clf, images, classes: method(clf, images, classes, power)
 
-    assert shards.describe(closure(1)) == shards.describe(closure(1))
-    assert shards.describe(closure(1)) != shards.describe(closure(2))
+    assert files.describe(closure(1)) == files.describe(closure(1))
+    assert files.describe(closure(1)) != files.describe(closure(2))
     made = [lambda clf, images, classes, p=p: method(clf, images, classes, p) for p in (1, 2)]
-    assert shards.describe(made[0]) != shards.describe(made[1])
-    assert json.dumps(shards.describe(METHODS["msg_cam"]))
+    assert files.describe(made[0]) != files.describe(made[1])
+    assert json.dumps(files.describe(METHODS["msg_cam"]))
     with pytest.raises(ValueError, match="no stable description"):
-        shards.describe(functools.partial(method, power=object()))
+        files.describe(functools.partial(method, power=object()))
 
 
 class Deadly(Pictures):
@@ -280,7 +280,7 @@ def test_a_killed_process_is_continued_by_another(tmp_path):
     code = f"from test_runs import *; run({str(tmp_path)!r}, Deadly(), ['grad_cam'])"
     environment = os.environ | {
         "PYTHONHASHSEED": "7",  # another one than ours, on which no key may depend
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(shards.LIBRARY.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(files.LIBRARY.parent)]),
     }
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
@@ -373,7 +373,7 @@ def test_manifest(tmp_path):
     # To know the classes; 12 points of two curves that share their ends, by two methods; Grad-CAM.
     assert manifest["counts"]["forward images"] == 7 + 7 * 22 * 2 + 7
     assert manifest["seconds"] >= 0
-    assert str(tmp_path) not in text and str(shards.LIBRARY.parent) not in text
+    assert str(tmp_path) not in text and str(files.LIBRARY.parent) not in text
     assert set(manifest) == {
         "finished", "settings", "seed", "rows", "pictures", "skipped", "failed", "counts", "seconds",
         "devices", "python", "commit",
@@ -395,7 +395,7 @@ def test_manifest(tmp_path):
     ],
 )
 def test_folders_are_dropped(text, expected):
-    assert shards.without_folders(text) == expected
+    assert files.without_folders(text) == expected
 
 
 def test_progress(tmp_path, capfd, monkeypatch):
@@ -445,10 +445,10 @@ def test_the_commit_is_that_of_the_code(tmp_path, monkeypatch):
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
-    monkeypatch.setattr(shards, "LIBRARY", library)
+    monkeypatch.setattr(files, "LIBRARY", library)
     (tmp_path / "rows.csv").write_text("2")  # what a recording writes does not make its code dirty
-    assert len(shards.commit()) == 40
+    assert len(files.commit()) == 40
     (library / "code.py").write_text("2")
-    assert shards.commit().endswith("-dirty")
-    monkeypatch.setattr(shards, "LIBRARY", tmp_path.parent)
-    assert shards.commit() is None
+    assert files.commit().endswith("-dirty")
+    monkeypatch.setattr(files, "LIBRARY", tmp_path.parent)
+    assert files.commit() is None

@@ -19,13 +19,13 @@ import pytest
 import torch
 from test_runs import METHODS_HERE, Pictures, classifier
 
-from thesis_lib.experiments import shards
-from thesis_lib.experiments.runs import evaluate, load_rows
+from thesis_lib.runs import files
+from thesis_lib.runs.evaluate import evaluate, load_rows
 
 PICTURES = 80
 # Forked from a process that has imported all that is slow and computed nothing: fast, and safe.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["thesis_lib.experiments", "pytest"])
+processes.set_forkserver_preload(["thesis_lib.metrics", "pytest"])
 
 
 class Slow(Pictures):
@@ -112,9 +112,7 @@ def test_two_processes_do_less_than_twice_the_work(tmp_path, monkeypatch):
                 work(tmp_path)
             return Pictures.__getitem__(self, i)
 
-    rows = evaluate(
-        Counted(), classifier(), METHODS_HERE, tmp_path, step=100, chunk=1, progress=False
-    )
+    rows = evaluate(Counted(), classifier(), METHODS_HERE, tmp_path, step=100, chunk=1, progress=False)
     assert len(loaded) == 32 + 5 and len(rows) == 2 * PICTURES
 
 
@@ -157,15 +155,15 @@ def test_every_flipped_byte_of_a_shard_is_seen(tmp_path):
     rows = pd.DataFrame({"id": [f"picture {i}" for i in range(40)], "overall": values})
     rows["insertion"] = [np.arange(3, dtype=np.float32) + i for i in range(40)]
     rows.loc[3, "overall"] = np.nan
-    shards.write(shard, rows, {"seconds": 1.5})
+    files.write(shard, rows, {"seconds": 1.5})
     whole = shard.read_bytes()
-    pd.testing.assert_frame_equal(shards.read(shard).to_pandas(), rows)
+    pd.testing.assert_frame_equal(files.read(shard).to_pandas(), rows)
     for i in range(0, len(whole), 3):
         for bit in (1, 128):
             damaged = bytearray(whole)
             damaged[i] ^= bit
             shard.write_bytes(damaged)
-            found = shards.read(shard)
+            found = files.read(shard)
             if found is not None:  # a flip that changes nothing, as in the name of the writer
                 pd.testing.assert_frame_equal(found.to_pandas(), rows)
 
@@ -197,9 +195,7 @@ def test_pictures_without_a_class_are_listed(tmp_path):
                 sample.masks = {}
             return sample
 
-    rows = evaluate(
-        Bare(), classifier(), METHODS_HERE, tmp_path, metrics=["pointing_game"], progress=False
-    )
+    rows = evaluate(Bare(), classifier(), METHODS_HERE, tmp_path, metrics=["pointing_game"], progress=False)
     manifest = json.loads((run_folder(tmp_path) / "manifest.json").read_text())
     assert manifest["skipped"] == [["picture-2", "no annotated class"]]
     assert rows["id"].nunique() == 6 == manifest["pictures"]["measured"]

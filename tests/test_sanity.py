@@ -9,8 +9,8 @@ from torch import nn
 
 from thesis_lib.classifier import Classifier
 from thesis_lib.data.models import vgg19_glyphs
-from thesis_lib.experiments.sanity import randomize, similarity
 from thesis_lib.methods import METHODS
+from thesis_lib.metrics.sanity import randomize, similarity
 
 
 def small_clf(dtype=torch.float32):

@@ -210,9 +210,7 @@ def test_configuration_with_a_wrong_name_or_type_is_refused(tmp_path, monkeypatc
     prepared = book.prepare(tmp_path / "notebooks/toy.ipynb", {"n": 4})
     assert [cell.id for cell in prepared.cells] == ["p", "injected-parameters"]
     assert len(book.prepare(tmp_path / "notebooks/toy.ipynb", {"n": 3}).cells) == 1
-    assert (
-        papermill.inspect_notebook(str(tmp_path / "notebooks/toy.ipynb"))["n"]["help"] == "how many"
-    )
+    assert papermill.inspect_notebook(str(tmp_path / "notebooks/toy.ipynb"))["n"]["help"] == "how many"
 
 
 def code_block(path):

@@ -6,24 +6,25 @@ import pytest
 import torch
 import trees
 
-from thesis_lib.data import REPOSITORY, datasets, subsets
+from thesis_lib.data import REPOSITORY, draw, subsets
+from thesis_lib.data.registry import open_dataset
 
 IDS = [f"{n:06d}" for n in range(100)]
 
 
 def test_a_draw_depends_on_its_seed_only():
-    one = subsets.draw(IDS, 10, seed=0)
+    one = draw.draw(IDS, 10, seed=0)
     assert len(set(one)) == 10 and set(one) < set(IDS)
-    assert subsets.draw(IDS[::-1], 10, seed=0) == one  # not on the order of the ids
-    assert subsets.draw(IDS, 4, seed=0) == one[:4]  # short ones start long ones
-    assert subsets.draw(IDS, 10, seed=1) != one != sorted(one)
-    assert sorted(subsets.draw(IDS, 100, seed=0)) == IDS
+    assert draw.draw(IDS[::-1], 10, seed=0) == one  # not on the order of the ids
+    assert draw.draw(IDS, 4, seed=0) == one[:4]  # short ones start long ones
+    assert draw.draw(IDS, 10, seed=1) != one != sorted(one)
+    assert sorted(draw.draw(IDS, 100, seed=0)) == IDS
 
 
 def test_a_draw_is_even():
     """Ids by thousands of 50,000, about 40 each: as a fair draw has it, within five deviations."""
     counts = torch.zeros(50)
-    for name in subsets.draw([f"{n:08d}" for n in range(50_000)], 2000):
+    for name in draw.draw([f"{n:08d}" for n in range(50_000)], 2000):
         counts[int(name) // 1000] += 1
     assert counts.sum() == 2000 and (counts - 40).abs().max() < 5 * 40**0.5
 
@@ -31,16 +32,16 @@ def test_a_draw_is_even():
 @pytest.mark.parametrize("count", [0, -1, 101])
 def test_more_than_there_are_cannot_be_drawn(count):
     with pytest.raises(ValueError, match="of 100 pictures"):
-        subsets.draw(IDS, count)
+        draw.draw(IDS, count)
 
 
 def test_the_committed_list_is_what_its_command_draws(tmp_path):
-    subsets.main(["imagenet", "2000", "--seed", "0", "--out", str(tmp_path / "again.csv")])
+    draw.main(["imagenet", "2000", "--seed", "0", "--out", str(tmp_path / "again.csv")])
     committed = REPOSITORY / "data/subsets/imagenet_2000.csv"
     assert committed.read_bytes() == (tmp_path / "again.csv").read_bytes()
     ids, seed = subsets.read(committed)
     assert seed == 0 and len(set(ids)) == 2000
-    subsets.main(["imagenet", "50000", "--out", str(tmp_path / "all.csv")])
+    draw.main(["imagenet", "50000", "--out", str(tmp_path / "all.csv")])
     everything, _ = subsets.read(tmp_path / "all.csv")
     assert everything[:2000] == ids
     assert sorted(everything) == [f"ILSVRC2012_val_{n:08d}" for n in range(1, 50_001)]
@@ -49,11 +50,11 @@ def test_the_committed_list_is_what_its_command_draws(tmp_path):
 def test_a_dataset_of_the_listed_pictures_in_their_order(tmp_path):
     tree = trees.voc(tmp_path)
     file = tmp_path / "lists/two.csv"
-    subsets.main(["voc2007", "5", "--root", str(tree.root), "--seed", "3", "--out", str(file)])
+    draw.main(["voc2007", "5", "--root", str(tree.root), "--seed", "3", "--out", str(file)])
     first = f"# VOC2007 test, 5 of {len(tree.ids)} pictures, drawn with seed 3"
     assert file.read_text().splitlines()[0] == first
-    whole, part = (datasets.open_dataset("voc2007", tree.root, s) for s in ("", file))
-    assert part.ids == subsets.draw(tree.ids, 5, seed=3) and len(part) == 5 and part.seed == 3
+    whole, part = (open_dataset("voc2007", tree.root, s) for s in ("", file))
+    assert part.ids == draw.draw(tree.ids, 5, seed=3) and len(part) == 5 and part.seed == 3
     assert part.categories == whole.categories
     for i, name in enumerate(part.ids):
         if name in tree.skipped:
@@ -70,7 +71,7 @@ def test_ids_that_the_dataset_lacks_are_named_and_counted(tmp_path):
     tree = trees.voc(tmp_path, ugly=False)
     (tmp_path / "a.csv").write_text("id\n000002\n009999\n008888\n")
     with pytest.raises(ValueError, match="lacks 2 of the 3 pictures of a.csv, first 009999"):
-        datasets.open_dataset("voc2007", tree.root, tmp_path / "a.csv")
+        open_dataset("voc2007", tree.root, tmp_path / "a.csv")
 
 
 def test_a_list_of_ones_own_needs_no_comment(tmp_path):
@@ -96,7 +97,7 @@ def test_damaged_lists_are_refused(tmp_path, text, message):
 
 def test_a_missing_list_and_a_wrong_name_say_so(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="no index list"):
-        datasets.open_dataset("glyphs", subset=tmp_path / "none.csv")
+        open_dataset("glyphs", subset=tmp_path / "none.csv")
     with pytest.raises(SystemExit):
-        subsets.main(["imagenette", "3", "--out", str(tmp_path / "a.csv")])
+        draw.main(["imagenette", "3", "--out", str(tmp_path / "a.csv")])
     assert "no dataset is called 'imagenette'" in capsys.readouterr().err

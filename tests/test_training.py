@@ -2,16 +2,18 @@
 
 import json
 
+import networks
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 from torch import nn
 
-import networks
 import thesis_lib as tl
-from thesis_lib.data import datasets, glyphs, training
+from thesis_lib.data import glyphs
 from thesis_lib.data.models import WEIGHTS, vgg19_glyphs
+from thesis_lib.data.registry import open_dataset
+from thesis_lib.training import embedded as training
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +87,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_spares_the_checkpoint(p
 
     network = Poisoned()
     with pytest.raises(FloatingPointError, match="epoch 3, step 2: loss nan.*epoch 2 is kept"):
-        training.train(
-            network, *pictures, epochs=4, batch=20, sizes=(32,), checkpoint=tmp_path / "c"
-        )
+        training.train(network, *pictures, epochs=4, batch=20, sizes=(32,), checkpoint=tmp_path / "c")
     state = torch.load(tmp_path / "c", weights_only=True)
     assert len(state["curve"]) == 2
     assert all(p.isfinite().all() for p in [*state["network"].values(), *network.parameters()])
@@ -131,9 +131,7 @@ def test_a_new_head_fits_the_network_and_comes_back_from_a_file(name, tmp_path):
         if not key.startswith((f"{head}.", "aux1.fc2.", "aux2.fc2.")):
             assert torch.equal(own[key], value), key
     file = tmp_path / "tuned.safetensors"
-    training.save_weights(
-        network, file, architecture=name, categories=categories, activation="sigmoid"
-    )
+    training.save_weights(network, file, architecture=name, categories=categories, activation="sigmoid")
     loaded = tl.load_classifier(name, file, device="cpu")
     assert loaded.categories == categories and loaded.activation == "sigmoid"
     pixels = np.arange(3 * 224 * 224, dtype=np.uint8).reshape(1, 3, 224, 224)
@@ -278,10 +276,10 @@ def test_the_interval_is_that_of_resampled_pictures():
 
 def test_embedded_networks_are_as_good_as_the_book_says():
     """At least 90 % top-1 on unseen single objects; at least 0.85 mean average precision."""
-    pixels, labels = as_arrays(datasets.glyphs("singles"), 320)
+    pixels, labels = as_arrays(open_dataset("glyphs"), 320)
     network = tl.load_classifier("vgg19_glyphs", device="cpu").network
     assert training.top_1(training.predict(network, pixels), labels) >= 0.90
-    pixels, labels = as_arrays(datasets.glyphs("scenes"), 128)
+    pixels, labels = as_arrays(open_dataset("glyphs_scenes"), 128)
     network = tl.load_classifier("vgg19_glyphs_scenes", device="cpu").network
     assert training.mean_average_precision(training.predict(network, pixels), labels) >= 0.85
 

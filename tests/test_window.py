@@ -263,9 +263,7 @@ def test_sess_equals_its_oracle(name, family, prefilter):
     with tl.counting() as counts:
         ours = tl.sess(name, [40, 60, 75], prefilter, **BASES[name])(clf, x, [1, 3])
     assert counts["skipped windows"] == 2 * int(windows * prefilter)
-    expected = literal(
-        clf, name, x, [1, 3], oracle_window.sess, sizes=[40, 60, 75], prefilter=prefilter
-    )
+    expected = literal(clf, name, x, [1, 3], oracle_window.sess, sizes=[40, 60, 75], prefilter=prefilter)
     assert expected.amax((1, 2)).min() == 1
     assert oracle.relative_error(ours, expected).max() < 1e-9
 
@@ -382,16 +380,14 @@ def test_runs_tell_settings_apart_and_know_them_again(tmp_path):
         lambda: tl.sess("grad_cam", [32, 48]),
         lambda: tl.sess("grad_cam", [32, 40], prefilter=0.5),
     ]
-    described = [str(tl.experiments.shards.describe(make())) for make in makers]
+    described = [str(tl.runs.files.describe(make())) for make in makers]
     assert len(set(described)) == len(makers)
-    assert described == [str(tl.experiments.shards.describe(make())) for make in makers]
+    assert described == [str(tl.runs.files.describe(make())) for make in makers]
     assert all(" at 0x" not in text for text in described)
 
     def run():
         methods = {"plain": makers[0](), "enhanced": makers[1](), "SESS": makers[12]()}
-        return test_runs.run(
-            tmp_path, methods=methods, limit=3, metrics=("pointing_game", "fineness")
-        )
+        return test_runs.run(tmp_path, methods=methods, limit=3, metrics=("pointing_game", "fineness"))
 
     rows = run()
     assert rows["method"].unique().tolist() == ["plain", "enhanced", "SESS"]

@@ -19,7 +19,7 @@ from PIL import Image
 
 import book
 from thesis_lib.data.models import load_classifier
-from thesis_lib.parameters import declared
+from thesis_lib.pages.parameters import declared
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks/A_4_your_own.ipynb"
@@ -129,7 +129,9 @@ def test_a_transformer_leaves_out_what_does_not_fit(tmp_path):
     assert list(found["maps"]) == ["transformer_attribution"]
     assert "refuses images" in found["left_out"]["cameras"]
     assert "CAMERAS is left out: the network refuses" in "\n".join(found["lines"])
-    assert [file.name for file in found["saved"]][0] == "ILSVRC2012_val_00000005-transformer_attribution-7.png"
+    assert [file.name for file in found["saved"]][
+        0
+    ] == "ILSVRC2012_val_00000005-transformer_attribution-7.png"
 
 
 def test_other_classes_count_all_scales(tmp_path):
@@ -139,14 +141,18 @@ def test_other_classes_count_all_scales(tmp_path):
 
 
 def test_sizes_are_those_that_the_network_names(tmp_path):
-    found = run(tmp_path, "read", network="timm/vit_tiny_patch16_384", weights="random", picture=str(BENCHMARK))
+    found = run(
+        tmp_path, "read", network="timm/vit_tiny_patch16_384", weights="random", picture=str(BENCHMARK)
+    )
     assert found["side"] == 384 and found["image"].shape == (1, 3, 384, 384)
 
 
 @pytest.fixture
 def names(tmp_path):
     file = tmp_path / "names.txt"
-    file.write_text("\ufeff" + "\n".join(["crane", "tabby cat", "crane", *map("n{}".format, range(17))]) + "\n", "utf-8")
+    file.write_text(
+        "\ufeff" + "\n".join(["crane", "tabby cat", "crane", *map("n{}".format, range(17))]) + "\n", "utf-8"
+    )
     return str(file)
 
 
@@ -206,7 +212,11 @@ def test_from_the_shell(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     mine = nbformat.read(tmp_path / "mine.ipynb", as_version=4)
-    shown = "".join(o.get("text", "") + o.get("data", {}).get("text/markdown", "") for c in book.code_cells(mine) for o in c.outputs)
+    shown = "".join(
+        o.get("text", "") + o.get("data", {}).get("text/markdown", "")
+        for c in book.code_cells(mine)
+        for o in c.outputs
+    )
     assert "Explained is **name 281**" in shown and "central square of the picture's 200 x 320" in shown
     assert not [o for c in book.code_cells(mine) for o in c.outputs if o.get("name") == "stderr"]
     files = sorted(file.name for file in (tmp_path / "maps").iterdir())

@@ -341,9 +341,7 @@ def coco(folder, pictures=6, split="val", ugly=True):
         exif = Image.Exif()
         exif[0x0112] = 6  # annotated as it is stored: its viewer did not know EXIF
         add(one, (dog,), data=encode(image, exif=exif))
-    categories = [
-        {"id": k, "name": name, "supercategory": "thing"} for k, name in COCO_CATEGORIES.items()
-    ]
+    categories = [{"id": k, "name": name, "supercategory": "thing"} for k, name in COCO_CATEGORIES.items()]
     content = {
         "info": {"description": "COCO 2014 Dataset"}, "licenses": [],
         "images": images[::-1], "annotations": annotations[::-1], "categories": categories[::-1],

@@ -1,37 +1,25 @@
 """MSG-CAM and its peers: saliency maps of a master's thesis, made reproducible.
 
-    import thesis_lib as tl
-    clf = tl.load_classifier("vgg19_glyphs")
-    maps = tl.METHODS["msg_cam"](clf, images)
+import thesis_lib as tl
+clf = tl.load_classifier("vgg19_glyphs")
+maps = tl.METHODS["msg_cam"](clf, images)
 """
 
 import importlib
 
 _HOMES = {
-    "Classifier": "classifier", "load_classifier": "data.models", "evaluate": "experiments",
-    "insertion_deletion": "experiments", "pointing_game": "experiments", "randomize": "experiments",
-    "counting": "kernels", "METHODS": "methods", "enhance": "methods", "sess": "methods",
-    "check_parameters": "parameters",
+    "Classifier": "classifier", "counting": "counts", "load_classifier": "data.models",
+    "open_dataset": "data.registry", "METHODS": "methods", "enhance": "methods", "sess": "methods",
+    "METRICS": "metrics", "insertion_deletion": "metrics", "pointing_game": "metrics",
+    "randomize": "metrics", "evaluate": "runs.evaluate", "recorded": "runs.record",
+    "check_parameters": "pages.parameters",
+}  # fmt: skip
+_MODULES = {
+    "kernels": "kernels", "peers": "peers", "explore": "pages.explore", "plots": "pages.plots",
+    "report": "pages.report",
 }  # fmt: skip
 
-__all__ = [
-    "METHODS",
-    "Classifier",
-    "check_parameters",
-    "counting",
-    "enhance",
-    "evaluate",
-    "explore",
-    "insertion_deletion",
-    "kernels",
-    "load_classifier",
-    "peers",
-    "plots",
-    "pointing_game",
-    "randomize",
-    "report",
-    "sess",
-]
+__all__ = sorted({*_HOMES, *_MODULES})
 
 
 def __getattr__(name):
@@ -39,7 +27,7 @@ def __getattr__(name):
     if name in _HOMES:
         return getattr(importlib.import_module(f"thesis_lib.{_HOMES[name]}"), name)
     try:
-        return importlib.import_module(f"thesis_lib.{name}")
+        return importlib.import_module(f"thesis_lib.{_MODULES.get(name, name)}")
     except ModuleNotFoundError as error:
         if error.name != f"thesis_lib.{name}":
             raise

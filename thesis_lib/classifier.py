@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from thesis_lib.kernels import count
+from thesis_lib.counts import count
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -223,9 +223,7 @@ class Classifier:
             parts = self._passes(self.prepare(images))
             classes = self.targets(classes, len(images))
             targets = [None] * len(parts) if classes is None else classes.split(len(parts[0]))
-            results = [
-                self._differentiate(p, t, score) for p, t in zip(parts, targets, strict=True)
-            ]
+            results = [self._differentiate(p, t, score) for p, t in zip(parts, targets, strict=True)]
         features, gradients, logits, classes = map(torch.cat, zip(*results, strict=True))
         return features, gradients, _finite(logits), resolve_classes(classes, logits)
 

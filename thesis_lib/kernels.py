@@ -4,50 +4,12 @@ Shapes: images (N, 3, H, W), features (N, K, h, w), masks (N, B, H, W), maps (N,
 """
 
 import math
-from collections import Counter
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 
-_counters = ContextVar("counters", default=())
-
-
-@contextmanager
-def counting():
-    """Count what happens inside: forward passes, flat maps, skipped groups and scales.
-
-    Yields a `collections.Counter`. Names: "forward images", "flat maps", "flat groups",
-    "nan groups", "skipped scales", "skipped windows", "tied pixels". Device counts become numbers at the end of
-    the block (no synchronisation before), so read it after the block. Blocks may be nested.
-
-    >>> with tl.counting() as counts:
-    ...     maps = tl.METHODS["grad_cam"](clf, images)
-    >>> counts["forward images"]
-    1
-    """
-    counts = Counter()
-    token = _counters.set(_counters.get() + (counts,))
-    try:
-        yield counts
-    finally:
-        _counters.reset(token)
-        for name, n in counts.items():
-            counts[name] = int(n)
-
-
-def count(name, n):
-    """Add n (a number or a 0-d tensor) to every `counting()` block that is open.
-
-    >>> with tl.counting() as counts:
-    ...     kernels.count("flat maps", torch.tensor(2))
-    >>> counts["flat maps"]
-    2
-    """
-    for counts in _counters.get():
-        counts[name] = counts[name] + n
+from thesis_lib.counts import count
 
 
 def resize(x, size):
@@ -80,9 +42,7 @@ def blur(images, kernel_size=51, sigma=50.0):
             f"a blur of {kernel_size} pixels needs images of at least {kernel_size // 2 + 1} "
             f"pixels a side, not {tuple(images.shape[-2:])}; enlarge the images"
         )
-    return gaussian_blur2d(
-        images, (kernel_size, kernel_size), (sigma, sigma), border_type="reflect"
-    )
+    return gaussian_blur2d(images, (kernel_size, kernel_size), (sigma, sigma), border_type="reflect")
 
 
 def _rounding(maps):

@@ -1,5 +1,5 @@
 // Brings the book's interactive figures to life. Each is <div class="explore" data-explore="KIND" data-figure="JSON">
-// around a still picture (thesis_lib/explore.py), which stays where this script does not run. No library is used, and
+// around a still picture (thesis_lib/pages/explore.py), which stays where this script does not run. No library is used, and
 // nothing is loaded: pictures are in the JSON as data: addresses.
 (() => {
   "use strict";

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+GLYPHS = REPOSITORY / "data" / "glyphs"
 DOWNLOADS = REPOSITORY / "data" / "downloads"  # where the real datasets are looked for
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
@@ -10,3 +11,9 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 def is_picture(name):
     """By the file's name; macOS leaves files such as ._0001.jpg behind that are none."""
     return Path(name).suffix.lower() in PICTURES and not name.startswith(".")
+
+
+def from_repository(path):
+    """An absolute path as it is; a relative one counted from the repository's root, because
+    notebooks are executed in folders of their own."""
+    return REPOSITORY / Path(path).expanduser()

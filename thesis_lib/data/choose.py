@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 
 from thesis_lib.data import glyphs
-from thesis_lib.data.datasets import ImageNet, open_dataset
+from thesis_lib.data.datasets import ImageNet
+from thesis_lib.data.registry import open_dataset
 
 
 class Last:

@@ -6,7 +6,6 @@ counts it. Pictures without annotations are read, and have no classes.
 """
 
 import contextlib
-import functools
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,11 @@ from xml.etree import ElementTree
 import numpy as np
 import scipy.io
 import torch
-from PIL import Image, ImageOps
 from torchvision.datasets import VOCDetection
-from torchvision.transforms.functional import pil_to_tensor
 
-from thesis_lib.data import DOWNLOADS, PICTURES, REPOSITORY, is_picture
+from thesis_lib.data import PICTURES, is_picture
+from thesis_lib.data.pictures import box_mask, open_image, read_indices, resize_mask
 
-GLYPHS = REPOSITORY / "data" / "glyphs"
 VOC_CATEGORIES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
     "person pottedplant sheep sofa train tvmonitor"
@@ -44,80 +41,10 @@ class Sample:
     pixel_masks: dict = field(default_factory=dict)
 
 
-def read_picture(source, annotated=None):
-    """Any picture that Pillow reads, whole, as a Pillow image of 8 bits: "RGB", or "RGBA" where it
-    has transparent parts.
-
-    A note in the file that it is to be turned (EXIF) is followed, unless the picture as stored has
-    the width and height that it was `annotated` at: then the boxes belong to it as stored.
-
-    Raises OSError, with the file's name: no picture, cut off, too large.
-
-    >>> read_picture(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG").size
-    (224, 224)
-    """
-    try:
-        with Image.open(source) as image:
-            image.load()
-            picture = image if image.size == annotated else ImageOps.exif_transpose(image)
-            if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-            return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    except Exception as error:  # Pillow's readers raise many kinds of it on broken files
-        raise OSError(f"{Path(source).name} is not a readable picture: {error}") from error
-
-
-def open_image(source, size, annotated=None):
-    """Pixels (3, size, size) float32 in [0, 1] of any picture that Pillow reads, in RGB, resized
-    without keeping its shape (thesis 3.4.2).
-
-    Turned as `read_picture` has it. What is transparent has the colour that is stored there.
-
-    Raises OSError, with the file's name: as `read_picture`, or of another size than it was
-    annotated at.
-
-    >>> open_image(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG", 112).shape
-    torch.Size([3, 112, 112])
-    """
-    picture = read_picture(source, annotated).convert("RGB")
-    if annotated and picture.size != annotated:
-        raise OSError(
-            f"{Path(source).name} has {picture.width} x {picture.height} pixels, "
-            f"but was annotated at {annotated[0]} x {annotated[1]}"
-        )
-    resized = picture.resize((size, size), Image.Resampling.BILINEAR)
-    return pil_to_tensor(resized).float() / 255
-
-
-def _resize_mask(mask, size):
-    image = Image.fromarray(np.asarray(mask, np.uint8))
-    return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.NEAREST)) > 0)
-
-
-def _box_mask(boxes, width, height, size):
-    """Union of boxes (x0, y0, x1, y1; pixels, 0-based, the far edge exclusive) on a size x size
-    grid: a pixel belongs to a box that holds its centre. A box of no area holds none."""
-    x = (torch.arange(size) + 0.5) * width / size
-    y = (torch.arange(size) + 0.5) * height / size
-    mask = torch.zeros(size, size, dtype=torch.bool)
-    for x0, y0, x1, y1 in boxes:
-        mask |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None]
-    return mask
-
-
 def _require(path, what):
     if not Path(path).exists():
         raise FileNotFoundError(f"{what} not found: {path} is missing (see data/README.md)")
     return Path(path)
-
-
-def _read_indices(path):
-    """The values of a palette or grey PNG, (H, W)."""
-    try:
-        with Image.open(path) as image:
-            return np.array(image)
-    except Exception as error:
-        raise OSError(f"{path.name} is not a readable mask: {error}") from error
 
 
 class ImageNet:
@@ -168,7 +95,7 @@ class ImageNet:
         sample = Sample(path.stem, open_image(path, self.size), (label,))
         mask = self.root / "masks" / path.parent.name / f"{path.stem}.png"
         if mask.exists():
-            sample.pixel_masks[label] = _resize_mask(_read_indices(mask) > 0, self.size)
+            sample.pixel_masks[label] = resize_mask(read_indices(mask) > 0, self.size)
         return sample
 
 
@@ -220,12 +147,12 @@ class VOC2007:
         for label, box, _ in objects:
             boxes.setdefault(label, []).append(box)
         easy = {label for label, _, difficult in objects if not difficult}
-        masks = {c: _box_mask(boxes[c], width, height, self.size) for c in sorted(easy)}
+        masks = {c: box_mask(boxes[c], width, height, self.size) for c in sorted(easy)}
         sample = Sample(name, pixels, tuple(masks), masks)
         segmentation = self.root / f"VOCdevkit/VOC2007/SegmentationClass/{name}.png"
         if segmentation.exists():
-            values = _read_indices(segmentation)
-            sample.pixel_masks = {c: _resize_mask(values == c + 1, self.size) for c in masks}
+            values = read_indices(segmentation)
+            sample.pixel_masks = {c: resize_mask(values == c + 1, self.size) for c in masks}
         return sample
 
     def _read_annotation(self, path):
@@ -294,8 +221,8 @@ class COCO2014:
                 raise OSError(
                     f"annotation {item.get('id')} of {path.name} cannot be used: {error}"
                 ) from error
-        masks = {c: _box_mask(boxes[c], width, height, self.size) for c in sorted(boxes)}
-        exact = {c: _resize_mask(covers[c], self.size) for c in masks if c not in unknown}
+        masks = {c: box_mask(boxes[c], width, height, self.size) for c in sorted(boxes)}
+        exact = {c: resize_mask(covers[c], self.size) for c in masks if c not in unknown}
         return Sample(self.ids[i], pixels, tuple(masks), masks, exact)
 
 
@@ -322,80 +249,3 @@ class Folder:
 
     def __getitem__(self, i):
         return Sample(self.ids[i], open_image(self.paths[i], self.size))
-
-
-def glyphs(part="singles", root=GLYPHS):
-    """The embedded benchmark's test split: "singles" (ILSVRC2012 layout), "scenes" (VOC2007) or
-    "scenes_coco" (COCO2014). Synthetic pictures; see `thesis_lib.data.glyphs`.
-
-    >>> glyphs("singles").categories[:3]
-    ['aeroplane', 'anchor', 'umbrella']
-    """
-    from thesis_lib.data.glyphs import CLASSES
-
-    root = Path(root)
-    if part == "singles":
-        dataset = ImageNet(root / "ILSVRC2012")
-    elif part == "scenes":
-        dataset = VOC2007(root, categories=CLASSES)
-    elif part == "scenes_coco":
-        dataset = COCO2014(root / "coco")
-    else:
-        raise ValueError(f'part is "singles", "scenes" or "scenes_coco", not {part!r}')
-    dataset.categories = list(CLASSES)
-    return dataset
-
-
-EMBEDDED = {
-    "glyphs": "singles", "glyphs_scenes": "scenes", "glyphs_scenes_coco": "scenes_coco",
-}  # fmt: skip
-REAL = {  # name: reader, and the folder under data/downloads where it is looked for
-    "imagenet": (ImageNet, "ILSVRC2012"),
-    "voc2007": (VOC2007, "VOC2007"),
-    "voc2007_trainval": (functools.partial(VOC2007, split="trainval"), "VOC2007"),
-    "coco2014": (COCO2014, "COCO2014"),
-    "coco2014_train": (functools.partial(COCO2014, split="train"), "COCO2014"),
-}
-
-
-def from_repository(path):
-    """An absolute path as it is; a relative one counted from the repository's root, because
-    notebooks are executed in folders of their own."""
-    return REPOSITORY / Path(path).expanduser()
-
-
-def open_dataset(name, root="", subset=""):
-    """A dataset by name, for parameter files.
-
-    Args:
-        name: "glyphs", "glyphs_scenes", "glyphs_scenes_coco" (embedded, `root` unused), "imagenet",
-            "voc2007", "voc2007_trainval", "coco2014", "coco2014_train", or "folder".
-        root: the folder that data/README.md describes, relative to the repository's root, or
-            absolute; empty for data/downloads/ILSVRC2012, VOC2007 or COCO2014.
-        subset: an index list (see `thesis_lib.data.subsets`), relative likewise: the dataset has
-            its pictures only, in its order. Empty for all pictures.
-
-    Raises:
-        ValueError: unknown name; "folder" without a root; a damaged index list, or one of another
-            dataset.
-        FileNotFoundError: the dataset or the index list is not there.
-
-    >>> len(open_dataset("glyphs")), len(open_dataset("glyphs_scenes"))
-    (320, 256)
-    """
-    if name in EMBEDDED:
-        dataset = glyphs(EMBEDDED[name])
-    elif name in REAL:
-        reader, folder = REAL[name]
-        dataset = reader(from_repository(root) if root else DOWNLOADS / folder)
-    elif name != "folder":
-        raise ValueError(f"no dataset is called {name!r}: {', '.join([*EMBEDDED, *REAL])}, folder")
-    elif not root:
-        raise ValueError("folder needs root, the folder of pictures")
-    else:
-        dataset = Folder(from_repository(root))
-    if not subset:
-        return dataset
-    from thesis_lib.data.subsets import Subset  # which imports this module
-
-    return Subset(dataset, from_repository(subset))

@@ -33,8 +33,10 @@ def vgg19_glyphs(classes=20, batch_norm=False, hidden=128):
     )  # fmt: skip
     network = nn.Sequential(
         OrderedDict(
-            features=make_layers(widths, batch_norm), avgpool=nn.AdaptiveAvgPool2d(7),
-            flatten=nn.Flatten(), classifier=classifier,
+            features=make_layers(widths, batch_norm),
+            avgpool=nn.AdaptiveAvgPool2d(7),
+            flatten=nn.Flatten(),
+            classifier=classifier,
         )  # fmt: skip
     )
     network.hidden = hidden
@@ -81,7 +83,7 @@ def read_weights(path):
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}
+                state = {key: file.get_tensor(key) for key in file}
                 facts = file.metadata() or {}
         except SafetensorError as error:
             raise ValueError(f"{path.name} is damaged, or no .safetensors file: {error}") from error
@@ -215,8 +217,10 @@ def load_classifier(name, weights=None, layer=None, device=None, bf16=False):
         categories = torchvision.models.VGG19_Weights.DEFAULT.meta["categories"]
     normalisation = getattr(network, "pretrained_cfg", {})  # timm's
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.eval().requires_grad_(False).to(
-        device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last
+    network = (
+        network.eval()
+        .requires_grad_(False)
+        .to(device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last)
     )
     return Classifier(
         network, layer=layer, name=name, categories=categories,

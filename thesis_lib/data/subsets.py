@@ -7,36 +7,13 @@ An index list is a CSV file: a comment that names dataset, size and seed, then a
     ILSVRC2012_val_00034511
     ...
 
-`python -m thesis_lib.data.subsets imagenet 2000 --seed 0 --out data/subsets/imagenet_2000.csv`
+`python -m thesis_lib.data.draw imagenet 2000 --seed 0 --out data/subsets/imagenet_2000.csv`
 draws one, and `open_dataset(name, root, subset=file)` reads it.
 """
 
-import argparse
 import csv
-import hashlib
 import re
 from pathlib import Path
-
-from thesis_lib.data.datasets import open_dataset
-
-TITLES = {
-    "imagenet": "ILSVRC2012 validation", "voc2007": "VOC2007 test",
-    "voc2007_trainval": "VOC2007 trainval", "coco2014": "COCO 2014 validation",
-    "coco2014_train": "COCO 2014 training",
-}  # fmt: skip
-
-
-def draw(ids, count, seed=0):
-    """`count` of the ids, without replacement: those of the smallest SHA-256 of "seed id", in its
-    order. So a draw depends neither on the order of `ids` nor on a library's random numbers, and
-    the first n of a list are what a draw of n gives.
-
-    >>> draw(["a", "b", "c"], 3)[:2] == draw(["c", "b", "a"], 2)
-    True
-    """
-    if not 0 < count <= len(ids):
-        raise ValueError(f"cannot draw {count:,} of {len(ids):,} pictures")
-    return sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:count]
 
 
 def write(path, title, ids, total, seed):
@@ -57,7 +34,7 @@ def read(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no index list at {path}: see python -m thesis_lib.data.subsets -h")
+        raise FileNotFoundError(f"no index list at {path}: see python -m thesis_lib.data.draw -h")
     lines = path.read_text("utf-8").splitlines()
     comment = " ".join(line for line in lines if line.startswith("#"))
     rows = csv.DictReader(line for line in lines if line and not line.startswith("#"))
@@ -93,31 +70,3 @@ class Subset:
 
     def __getitem__(self, i):
         return self.dataset[self.positions[i]]
-
-
-def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m thesis_lib.data.subsets", description="Draw an index list."
-    )
-    parser.add_argument("dataset", help="a name that open_dataset knows, such as imagenet")
-    parser.add_argument("count", type=int, help="number of pictures")
-    parser.add_argument(
-        "--root", default="",
-        help="as open_dataset has it; without it, imagenet means all 50,000 names, on disk or not",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, help="the CSV file to write")
-    given = parser.parse_args(arguments)
-    try:
-        if given.dataset == "imagenet" and not given.root:  # its names are systematic
-            ids = [f"ILSVRC2012_val_{number:08d}" for number in range(1, 50_001)]
-        else:
-            ids = open_dataset(given.dataset, given.root).ids
-        chosen = draw(ids, given.count, given.seed)
-        write(given.out, TITLES.get(given.dataset, given.dataset), chosen, len(ids), given.seed)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,37 +1,17 @@
 """Saliency methods: functions (classifier, images, classes, **settings) -> maps (N, H, W)."""
 
+import importlib
 from functools import partial
 
-from thesis_lib.methods.attention import (
-    attention_rollout,
-    gradient_attention,
-    transformer_attribution,
-)
-from thesis_lib.methods.cam import grad_cam, grad_cam_plus_plus, xgrad_cam
-from thesis_lib.methods.masks import group_cam, score_cam
-from thesis_lib.methods.multiscale import cameras, msg_cam
-from thesis_lib.methods.window import enhance, sess
+from thesis_lib.methods.base import METHODS
 
 __all__ = ["METHODS", "enhance", "sess", "variants"]
 
+# Each file registers its methods; this is the thesis's order.
+for _file in ("cam", "masks", "multiscale", "attention"):
+    importlib.import_module(f"thesis_lib.methods.{_file}")
 
-class _Methods(dict):
-    def __missing__(self, name):
-        raise KeyError(f"no method is called {name!r}; there are {', '.join(self)}")
-
-
-METHODS = _Methods(
-    grad_cam=grad_cam,
-    grad_cam_plus_plus=grad_cam_plus_plus,
-    xgrad_cam=xgrad_cam,
-    score_cam=score_cam,
-    group_cam=group_cam,
-    cameras=cameras,
-    msg_cam=msg_cam,
-    transformer_attribution=transformer_attribution,
-    gradient_attention=gradient_attention,
-    attention_rollout=attention_rollout,
-)
+from thesis_lib.methods.window import enhance, sess  # noqa: E402  (which imports some of them)
 
 
 def variants(names, window, stride, cutoff, sess_sizes, settings):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from thesis_lib.classifier import resolve_classes, token_grid
-from thesis_lib.methods.base import explainer
+from thesis_lib.methods.base import METHODS, explainer
 
 
 class _Block(NamedTuple):
@@ -67,6 +67,13 @@ class _Trace(NamedTuple):
     classes: torch.Tensor
 
 
+@METHODS.entry(
+    "Transformer attribution",
+    family="transformer",
+    colour="#882255",
+    line="-",
+    source="Chefer et al., CVPR 2021",
+)
 @explainer(share=4)  # measured: its many matrices L x L are faster in a CPU's cache
 def transformer_attribution(clf, images, classes=None, *, start_layer=0, batch=None):
     """Transformer attribution (Chefer et al., CVPR 2021).
@@ -98,6 +105,13 @@ def transformer_attribution(clf, images, classes=None, *, start_layer=0, batch=N
     return _class_row(steps, images)
 
 
+@METHODS.entry(
+    "Gradient × attention",
+    family="transformer",
+    colour="#117733",
+    line="--",
+    source="Chefer et al., ICCV 2021",
+)
 @explainer()
 def gradient_attention(clf, images, classes=None, *, batch=None):
     """Transformer attribution with A itself for its relevance: max(0, dF_c/dA * A).
@@ -116,6 +130,9 @@ def gradient_attention(clf, images, classes=None, *, batch=None):
     return _class_row(steps, images)
 
 
+@METHODS.entry(
+    "Attention rollout", family="transformer", colour="#999933", line=":", source="Abnar & Zuidema, ACL 2020"
+)
 @explainer()
 def attention_rollout(clf, images, classes=None, *, batch=None):
     """Attention rollout (Abnar & Zuidema, ACL 2020): the product of (I + mean over heads of A) / 2.
@@ -211,9 +228,7 @@ def _run(block, x):
     raised = F.linear(normed2, *block.up)
     hidden = block.activation(raised)
     mlp = F.linear(hidden, *block.down)
-    return _State(
-        x, normed, qkv, q, k, v, attention, mixed, attended, middle, normed2, raised, hidden, mlp
-    )
+    return _State(x, normed, qkv, q, k, v, attention, mixed, attended, middle, normed2, raised, hidden, mlp)
 
 
 @torch.no_grad()
@@ -286,9 +301,7 @@ def _split(relevance, a, b):
     terms = a * share, b * share
     sums = [t.sum((1, 2), keepdim=True) for t in terms]
     whole, total = relevance.sum((1, 2), keepdim=True), sum(s.abs() for s in sums)
-    return tuple(
-        t * _share(_share(s.abs(), total) * whole, s) for t, s in zip(terms, sums, strict=True)
-    )
+    return tuple(t * _share(_share(s.abs(), total) * whole, s) for t, s in zip(terms, sums, strict=True))
 
 
 def _read(network):

@@ -1,13 +1,70 @@
-"""What all methods share: batches of images in, finished maps out."""
+"""What all methods share: their registry, and batches of images in, finished maps out."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from thesis_lib.kernels import count, min_max, resize
+from thesis_lib.counts import count
+from thesis_lib.kernels import min_max, resize
+from thesis_lib.registry import Registry
 
 
-def explainer(share=1):
+class Methods(Registry):
+    """Methods by name; each carries what is known of it as attributes, see `entry`."""
+
+    def entry(
+        self,
+        title: str,
+        *,
+        chinese: str = "",
+        family: str = "convolutional",
+        colour: str = "#888888",
+        line: Any = "-",
+        source: str = "",
+        thesis: bool = True,
+    ) -> Callable:
+        """Register a method under its function's name. Nothing said here changes a map.
+
+        Args:
+            title, chinese: how it is called in print; "" where the thesis has no Chinese name.
+            family: "convolutional", "transformer", or "yardstick", which needs no network.
+            colour, line: through the whole book; a line style as matplotlib has it.
+            source: who proposed it, and where.
+            thesis: whether the thesis compares it.
+        """
+
+        def register(method: Callable) -> Callable:
+            facts = {
+                "title": title, "chinese": chinese, "family": family, "colour": colour,
+                "line": line, "source": source, "thesis": thesis,
+            }  # fmt: skip
+            for key, value in facts.items():
+                setattr(method, key, value)
+            self[method.__name__] = method
+            return method
+
+        return register
+
+    def of(self, family: str) -> list[str]:
+        """Names of the thesis's methods of one family, in its order."""
+        return [n for n, method in self.items() if method.family == family and method.thesis]
+
+    @property
+    def convolutional(self) -> list[str]:
+        """Names of the thesis's seven for convolutional networks, in its order.
+
+        >>> tl.METHODS.convolutional[0], tl.METHODS.convolutional[-1]
+        ('grad_cam', 'msg_cam')
+        """
+        return self.of("convolutional")
+
+
+METHODS = Methods("method")
+
+
+def explainer(share: int = 1) -> Callable:
     """Make a method of a function that explains one batch of images.
 
     The function, `(clf, images, classes or None, **settings)`, returns raw maps (n, h, w);

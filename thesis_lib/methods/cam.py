@@ -6,13 +6,14 @@ Shapes: features A and gradients G (N, K, h, w), maps (N, H, W).
 
 import torch
 
-from thesis_lib.methods.base import explainer
+from thesis_lib.methods.base import METHODS, explainer
 
 
 def _combine(weights, features):
     return torch.einsum("nk,nkhw->nhw", weights, features).relu()
 
 
+@METHODS.entry("Grad-CAM", colour="#56B4E9", line="--", source="Selvaraju et al., ICCV 2017")
 @explainer()
 def grad_cam(clf, images, classes=None, *, batch=None):
     """Grad-CAM (Selvaraju et al., 2017): w_k = mean of G_k; map = ReLU(sum_k w_k A_k).
@@ -42,6 +43,7 @@ def grad_cam(clf, images, classes=None, *, batch=None):
     return _combine(gradients.mean((-2, -1)), features)
 
 
+@METHODS.entry("Grad-CAM++", colour="#0072B2", line="-.", source="Chattopadhay et al., WACV 2018")
 @explainer()
 def grad_cam_plus_plus(clf, images, classes=None, *, batch=None):
     """Grad-CAM++ (Chattopadhay et al., 2018), the paper's equation 19.
@@ -63,6 +65,7 @@ def grad_cam_plus_plus(clf, images, classes=None, *, batch=None):
     return _combine(weights, features)
 
 
+@METHODS.entry("XGrad-CAM", colour="#009E73", line=":", source="Fu et al., BMVC 2020")
 @explainer()
 def xgrad_cam(clf, images, classes=None, *, batch=None):
     """XGrad-CAM (Fu et al., 2020): w_k = sum(G_k A_k) / (sum(A_k) + 1e-6), as its official code.

@@ -3,9 +3,9 @@
 import torch
 
 from thesis_lib.classifier import resolve_classes
+from thesis_lib.counts import count
 from thesis_lib.kernels import (
     blur,
-    count,
     group_sum,
     masked_scores,
     min_max,
@@ -13,7 +13,7 @@ from thesis_lib.kernels import (
     resize,
     usable,
 )
-from thesis_lib.methods.base import explainer
+from thesis_lib.methods.base import METHODS, explainer
 
 
 def mask_weights(clf, images, blurred, masks, alive, classes, score):
@@ -47,6 +47,7 @@ def weighted_sum(weights, masks, alive):
     return torch.einsum("nb,nbhw->nhw", weights, torch.where(alive[..., None, None], masks, 0))
 
 
+@METHODS.entry("Score-CAM", colour="#E69F00", line=(0, (5, 1)), source="Wang et al., CVPR workshops 2020")
 @explainer()
 def score_cam(clf, images, classes=None, *, batch=None):
     """Score-CAM (Wang et al., 2020), as its official code: one forward pass for each channel.
@@ -74,10 +75,11 @@ def score_cam(clf, images, classes=None, *, batch=None):
     return resize(weighted_sum(weights, features, alive)[:, None], size)[:, 0].relu()
 
 
+@METHODS.entry(
+    "Group-CAM", colour="#CC79A7", line=(0, (3, 1, 1, 1)), source="Zhang et al., arXiv 2103.13859, 2021"
+)
 @explainer(share=4)
-def group_cam(
-    clf, images, classes=None, *, groups=32, theta=70, score="probability", batch=None
-):
+def group_cam(clf, images, classes=None, *, groups=32, theta=70, score="probability", batch=None):
     """Group-CAM (Zhang et al., 2021), the version its authors published with the paper.
 
     Channels times their mean gradients are summed in `groups` of neighbours; ReLU; each group is

@@ -7,9 +7,9 @@ features A_t and gradients G_t (N, K, h_t, w_t); keep (T, N) tells which scales 
 import torch
 import torch.nn.functional as F
 
+from thesis_lib.counts import count
 from thesis_lib.kernels import (
     blur,
-    count,
     group_sum,
     min_max,
     percentile_denoise,
@@ -17,7 +17,7 @@ from thesis_lib.kernels import (
     resize,
     usable,
 )
-from thesis_lib.methods.base import explainer
+from thesis_lib.methods.base import METHODS, explainer
 from thesis_lib.methods.masks import mask_weights, weighted_sum
 
 CHUNK = 2**22  # elements at full resolution that CAMERAS holds: 16 MB in float32; off the CPU 256
@@ -130,6 +130,7 @@ def group_masks(features, weights, keep, groups, size):
     return mean_over_scales(sums, keep, size).relu()
 
 
+@METHODS.entry("CAMERAS", colour="#555555", line=(0, (1, 1)), source="Jalwana et al., CVPR 2021")
 @explainer(share=4)
 def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=None):
     """CAMERAS (Jalwana et al., 2021): map = ReLU(sum_k mean_t phi(A_t) * mean_t phi(G_t)).
@@ -158,6 +159,13 @@ def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=N
     return total.relu()
 
 
+@METHODS.entry(
+    "MSG-CAM",
+    chinese="基于输入图片多尺寸放大的显著图解释方法",
+    colour="#D55E00",
+    line="-",
+    source="the thesis, chapter 3; Xiang et al., ICME 2023",
+)
 @explainer(share=4)
 def msg_cam(
     clf, images, classes=None, *, groups=32, theta=70, score="logit", sizes=None,

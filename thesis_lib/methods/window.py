@@ -7,15 +7,9 @@ import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 
-from thesis_lib.kernels import (
-    count,
-    fuse_windows,
-    low_pass,
-    resize,
-    take_windows,
-    window_corners,
-)
-from thesis_lib.methods.base import explainer
+from thesis_lib.counts import count
+from thesis_lib.kernels import fuse_windows, low_pass, resize, take_windows, window_corners
+from thesis_lib.methods.base import METHODS, explainer
 from thesis_lib.methods.multiscale import scale_sizes
 
 
@@ -201,8 +195,6 @@ def _reduction(big, small, like):
 
 def _bare(method, how):
     """The method, by name or itself; one that is windowed already is refused."""
-    from thesis_lib.methods import METHODS  # which imports this file
-
     base = METHODS[method] if isinstance(method, str) else method
     if not callable(base):
         raise TypeError(f"a method is a name in METHODS or a function, not {method!r}")

@@ -14,7 +14,7 @@ import numpy as np
 from IPython.display import HTML
 from PIL import Image
 
-from thesis_lib.plots import SALIENCY, picture
+from thesis_lib.pages.plots import SALIENCY, picture
 
 LARGEST = 300_000  # bytes of one figure: a page of five still loads at once on a phone
 
@@ -63,7 +63,7 @@ def figure(kind, data, still, alt):
     # In single quotes, because JSON is full of double ones.
     text = text.replace("&", "&amp;").replace("'", "&#39;").replace("<", "&lt;").replace(">", "&gt;")
     result = (
-        f"<div class=\"explore\" data-explore=\"{html.escape(kind)}\" data-figure='{text}'>"
+        f'<div class="explore" data-explore="{html.escape(kind)}" data-figure=\'{text}\'>'
         f'<img alt="{html.escape(alt)}" src="{source}"></div>'
     )
     if len(result) > LARGEST:

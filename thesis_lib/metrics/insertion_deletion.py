@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 
 from thesis_lib.classifier import resolve_classes
-from thesis_lib.kernels import blur, count, rank_pixels
+from thesis_lib.counts import count
+from thesis_lib.kernels import blur, rank_pixels
+from thesis_lib.metrics.base import METRICS, Column
 
 
 class InsertionDeletion(NamedTuple):
@@ -89,9 +91,28 @@ def insertion_deletion(clf, images, maps, classes=None, step=448):
     tied = tied_pixels(maps)
     count("tied pixels", tied.sum())
     areas = [torch.trapezoid(curve, fractions) for curve in (insertion, deletion)]
-    return InsertionDeletion(
-        fractions, insertion, deletion, *areas, areas[0] - areas[1], classes, tied
-    )
+    return InsertionDeletion(fractions, insertion, deletion, *areas, areas[0] - areas[1], classes, tied)
+
+
+@METRICS.entry(
+    "insertion and deletion",
+    chinese="插入和删除实验",
+    source="Petsiuk et al., BMVC 2018; thesis 3.4.4",
+    columns={
+        "insertion": Column(),
+        "deletion": Column(),
+        "insertion_auc": Column("insertion", +1),
+        "deletion_auc": Column("deletion", -1),
+        "overall": Column("over-all", +1),
+        "tied": Column("tied pixels", tolerance=None, scale=1),
+    },
+)
+def insertion_deletion_rows(rounds, method, maps):
+    """The curves, their areas, and how many pixels the map does not rank."""
+    r = insertion_deletion(rounds.classifier, rounds.images, maps, rounds.classes, rounds.step)
+    curves = {key: list(getattr(r, key).cpu().numpy()) for key in ("insertion", "deletion")}
+    names = ("insertion_auc", "deletion_auc", "overall", "tied")
+    return curves | {key: getattr(r, key).cpu().numpy() for key in names}
 
 
 def tied_pixels(maps):

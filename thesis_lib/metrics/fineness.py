@@ -5,13 +5,33 @@ A sharper picture of the same blob has no more in it. So: does the map follow th
 """
 
 import numpy as np
-import torch
 from scipy.fft import dctn
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from thesis_lib.experiments.insertion_deletion import check_maps
-from thesis_lib.experiments.pointing_game import check_masks
 from thesis_lib.kernels import rank_pixels
+from thesis_lib.metrics.base import METRICS, Column
+from thesis_lib.metrics.insertion_deletion import check_maps
+from thesis_lib.metrics.pointing_game import check_masks, energy_inside, where_known
+
+
+@METRICS.entry(
+    "fineness",
+    chinese="精细程度",
+    source="not in the thesis",
+    columns={
+        "pixel_energy": Column("energy in the object", +1),
+        "boundary_distance": Column("distance of the outlines, pixels", -1, tolerance=0.2, scale=1),
+        "effective_resolution": Column("effective resolution", 0, tolerance=0.5, scale=1),
+    },
+)
+def fineness_rows(rounds, method, maps):
+    """Whether the map follows the object's outline, and how much detail it holds."""
+    masks = rounds.pixel_masks()
+    return {
+        "pixel_energy": where_known(energy_inside, maps, masks),
+        "boundary_distance": where_known(boundary_distance, maps, masks),
+        "effective_resolution": effective_resolution(maps),
+    }
 
 
 def boundary_distance(maps, masks):
@@ -27,7 +47,7 @@ def boundary_distance(maps, masks):
     Raises:
         ValueError: as `pointing_game`.
 
-    >>> from thesis_lib.experiments import boundary_distance
+    >>> from thesis_lib.metrics import boundary_distance
     >>> masks = torch.zeros(1, 9, 9, dtype=torch.bool)
     >>> masks[0, 2:5, 2:5] = True
     >>> moved = masks.roll(2, dims=2)  # two pixels to the right
@@ -58,7 +78,7 @@ def effective_resolution(maps, share=0.95):
     other) without its mean, summed by distance from frequency zero. Flat maps have 0. It says how
     much detail a map holds, not whether the detail is right: noise and grids count as well.
 
-    >>> from thesis_lib.experiments import effective_resolution
+    >>> from thesis_lib.metrics import effective_resolution
     >>> coarse = torch.rand(1, 1, 7, 7, generator=torch.Generator().manual_seed(0))
     >>> fine = torch.rand(1, 1, 56, 56, generator=torch.Generator().manual_seed(0))
     >>> low, high = (effective_resolution(kernels.resize(x, (56, 56))[:, 0]) for x in (coarse, fine))

@@ -1,7 +1,7 @@
 """The ledger of claims, data/claims.csv: what the thesis says, and what became of it here.
 
-    python -m thesis_lib.claims             recompute the status of every row that has a check; say what differs
-    python -m thesis_lib.claims --update    the same, and write it into the status column, nothing else
+    python -m thesis_lib.pages.ledger             recompute the status of every row that has a check; say what differs
+    python -m thesis_lib.pages.ledger --update    the same, and write it into the status column, nothing else
 
 Run the second after new rows in data/results or new outputs in notebooks/, and then `make notebooks`, which
 executes the pages of chapter 5 again.
@@ -36,7 +36,8 @@ from docutils.nodes import make_id
 from scipy import stats
 
 from thesis_lib import report
-from thesis_lib.plots import METHOD_NAMES, name
+from thesis_lib.methods import METHODS
+from thesis_lib.pages.plots import name
 
 ROOT = Path(__file__).resolve().parent.parent
 STATUSES = {
@@ -48,7 +49,7 @@ STATUSES = {
 }
 Finding = namedtuple("Finding", "verdict text")  # "holds", "contradicted", "open", or "": only shown
 METRICS = {"insertion_auc": "insertion", "deletion_auc": "deletion", "overall": "over-all"}
-SEVEN = list(METHOD_NAMES)[:7]
+SEVEN = METHODS.convolutional
 
 
 def read(path=None):
@@ -100,9 +101,7 @@ def tables(place):
             columns = [" / ".join(filter(None, labels)) for labels in zip(*head, strict=True)]
             found.append(
                 {
-                    " / ".join(row[:levels]): dict(
-                        zip(columns[levels:], row[levels:], strict=True)
-                    )
+                    " / ".join(row[:levels]): dict(zip(columns[levels:], row[levels:], strict=True))
                     for row in body
                 }
             )
@@ -398,7 +397,9 @@ def forgets(method, mode):
     other = rows[rows["mode"] == "control"].set_index("picture")["spearman"].loc[after.index]
     mean, low, high = report.bootstrap_interval(after)
     left = min(low, report.bootstrap_interval(after - other)[1]) > 0
-    text = f"n = {len(after)}; {mode}: {mean:.2f} [{low:.2f}, {high:.2f}]; another picture: {other.mean():.2f}"
+    text = (
+        f"n = {len(after)}; {mode}: {mean:.2f} [{low:.2f}, {high:.2f}]; another picture: {other.mean():.2f}"
+    )
     if mode == "independent":
         layers = part.groupby("layer")["spearman"].mean()
         text += f"; most is left with {layers.idxmax()} random: {layers.max():.2f}"
@@ -560,7 +561,7 @@ def as_html(ledger):
             f'<th scope="row"><a href="#claim-{claim}">{claim}</a>',
             f"<span>({html.escape(row['place'])})</span><br>",
             f"{html.escape(row['statement'])}</th>",
-            f'<td><b>{word}</b>{". " + html.escape(row["note"]) if row["note"] else ""}</td>',
+            f"<td><b>{word}</b>{'. ' + html.escape(row['note']) if row['note'] else ''}</td>",
             "<td>",
             _evidence(row),
             "</td><td>",

@@ -5,29 +5,24 @@ be seen from the folder alone, so a process that died, a second one beside it an
 same to this file: somebody computes what is not there yet.
 """
 
-import errno
+import itertools
 import json
 import os
 import random
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import torch
 from tqdm import tqdm  # as text, which papermill's log shows as well
 
-from thesis_lib.experiments import shards
-from thesis_lib.experiments.measure import METRICS, measure
-from thesis_lib.kernels import counting
+from thesis_lib.data.models import load_classifier
+from thesis_lib.data.registry import open_dataset
 from thesis_lib.methods import METHODS
+from thesis_lib.metrics import METRICS
+from thesis_lib.runs import files, key
+from thesis_lib.runs.job import Job, compute, foretell, load, same_pictures, say
 
-DISK_ERRORS = {
-    errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT,
-    errno.EHOSTDOWN, errno.EMFILE, errno.ENFILE,
-}  # fmt: skip
 
 def evaluate(
     dataset, classifier, methods, out, *, metrics=("insertion_deletion",), limit=None, step=448,
@@ -100,33 +95,42 @@ def evaluate(
     if scheduler and engine == "local":
         raise ValueError(f'a scheduler ({scheduler}) is for engine="dask"')
     if not metrics or set(metrics) - set(METRICS):
-        raise ValueError(f"metrics must be among {METRICS}, not {metrics!r}")
+        raise ValueError(f"metrics must be among {', '.join(METRICS)}, not {metrics!r}")
     if not isinstance(methods, dict):
         methods = {name: METHODS[name] for name in methods}
+    if isinstance(dataset, str):
+        dataset = open_dataset(dataset)
+    if isinstance(classifier, str):
+        classifier = load_classifier(classifier)
     device = torch.device(device or classifier.device)
     if engine == "local" and device.type != classifier.device.type:
         raise ValueError(f"the classifier is on {classifier.device}, not on {device}: load it there")
     ids = list(dataset.ids)[:limit]
     settings = {
-        "dataset": {"pictures": len(ids), "sha256": shards.fingerprint(dataset, ids)},
-        "classifier": shards.describe_classifier(classifier) | {"device": device.type},
-        "methods": {name: shards.describe(method) for name, method in methods.items()},
-        "metrics": sorted(metrics),
+        "dataset": {"pictures": len(ids), "sha256": key.sha256([json.dumps(ids)])},
+        "classifier": key.describe_classifier(classifier) | {"device": device.type},
+        "methods": {name: key.describe(method) for name, method in methods.items()},
+        "metrics": key.describe_metrics(metrics),
         "step": step,
         "chunk": chunk,
-        "code": shards.code(),
-        "versions": shards.versions(),
+        "code": key.loop(),
+        "versions": key.versions(),
     }
-    run = Path(out).resolve() / shards.sha256([json.dumps(settings, sort_keys=True)])[:16]
-    job = Job(run, dataset, ids, classifier, methods, tuple(metrics), step, chunk, settings["code"])
+    digest = key.sha256([json.dumps(settings, sort_keys=True)])[:16]
+    job = Job(Path(), dataset, ids, classifier, methods, tuple(metrics), step, chunk, None)
+    job.code = job.code_here()
+    behaviour = key.behaviour(classifier, _two(dataset, ids))
+    job.run = _folder(Path(out).resolve(), digest, job, behaviour)
+    run = job.run
     if progress is None:
         progress = not os.environ.get("TQDM_DISABLE")
 
     missing = job.missing()
-    if not missing and shards.is_finished(run):
+    if not missing and files.is_finished(run):
         return load_rows(run)
-    settings["dataset"]["name"] = type(getattr(dataset, "dataset", dataset)).__name__  # not "Subset"
-    shards.begin(run, settings, ids, getattr(dataset, "seed", None))
+    whole = getattr(dataset, "dataset", dataset)  # of a subset
+    settings["dataset"]["name"] = getattr(whole, "name", type(whole).__name__)
+    files.begin(run, settings, ids, getattr(dataset, "seed", None), behaviour)
     if progress:
         pictures = sum(len(job.part(start)) for start in missing)
         say(
@@ -139,7 +143,7 @@ def evaluate(
             say(foretell(job, missing))
         done = (compute(job, start) for start in missing)
     else:
-        from thesis_lib.experiments.cluster import compute_all  # Dask is an optional extra
+        from thesis_lib.runs.cluster import compute_all  # Dask is an optional extra
 
         done = compute_all(job, missing, scheduler, device, progress)
     finished = len(ids) - sum(len(job.part(start)) for start in missing)
@@ -159,151 +163,31 @@ def evaluate(
                     file=sys.stderr,
                 )
             raise
-    shards.finish(run, map(job.file, job.starts()))
+    files.finish(run, map(job.file, job.starts()))
     return load_rows(run)
 
 
-@dataclass
-class Job:
-    """All that is needed to compute any chunk of a run, in this process or in another."""
-
-    run: Path
-    dataset: object
-    ids: list
-    classifier: object
-    methods: dict
-    metrics: tuple
-    step: int
-    chunk: int
-    code: str
-
-    def starts(self):
-        """The chunks, each named by its first picture."""
-        return range(0, len(self.ids), self.chunk)
-
-    def part(self, start):
-        """The indices of a chunk's pictures."""
-        return range(start, min(start + self.chunk, len(self.ids)))
-
-    def file(self, start):
-        return self.run / f"chunk-{start:06d}.parquet"
-
-    def missing(self):
-        return [start for start in self.starts() if shards.read(self.file(start)) is None]
-
-
-def compute(job, start):
-    """Measure one chunk and write its shard, if nobody has yet; returns its number of pictures."""
-    part, file = job.part(start), job.file(start)
-    if shards.read(file) is not None:
-        return len(part)
-    begin = time.perf_counter()
-    with counting() as counts:
-        samples, skipped = _load(job.dataset, job.ids, part)
-        rows, left_out, failed = _measure_each(job, samples)
-    facts = {
-        "seconds": round(time.perf_counter() - begin, 3),
-        "pictures": len({*rows["id"]}) if len(rows) else 0,
-        "skipped": skipped + left_out,
-        "failed": failed,
-        "counts": counts,
-        "device": shards.name_of(job.classifier.device),
-    }
-    shards.write(file, rows, facts)
-    return len(part)
-
-
-def _load(dataset, ids, indices):
-    """Samples that can be read, and [id, reason] of the others."""
-    samples, skipped = [], []
-    for i in indices:
-        try:
-            samples.append(dataset[i])
-        except Exception as error:  # files are broken in many ways, and a run must not end there
-            if _is_out_of_reach(error):
-                raise
-            skipped.append([ids[i], shards.reason(error)])
-    return samples, skipped
-
-
-def _is_out_of_reach(error):
-    """Whether the disk is to blame and not the picture, which must not be skipped for good then."""
-    while error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            return True
-        if isinstance(error, FileNotFoundError) and error.filename:
-            return not Path(error.filename).parent.is_dir()  # such as a disk that is not mounted
-        error = error.__cause__
-    return False
-
-
-def _measure_each(job, samples):
-    """Rows, [id, reason] of what is left out, and of what fails.
-
-    All pictures together; where that fails, each by itself, so that one does not spoil the others.
-    """
-    if not samples:
-        return pd.DataFrame(), [], []
-    expected = ValueError, IndexError  # what methods say of bad images; not, say, CUDA's errors
-    try:
-        return *_measure_in_memory(job, samples), []
-    except expected as error:
-        together = error
-    rows, left_out, failed = [pd.DataFrame()], [], []
-    for sample in samples:
-        try:
-            found, without = _measure_in_memory(job, [sample])
-        except expected as error:
-            failed.append([sample.id, shards.reason(error)])
-        else:
-            rows.append(found)
-            left_out += without
-    if len(failed) == len(samples) and not any(job.run.glob("chunk-*.parquet")):
-        raise together  # nothing has worked yet: it is not the pictures, but the call
-    return pd.concat(rows, ignore_index=True), left_out, failed
-
-
-def _measure_in_memory(job, samples):
-    """`measure`, with half the batch as often as the GPU's memory demands it."""
-    while True:
-        try:
-            return measure(samples, job.classifier, job.methods, job.metrics, job.step)
-        except RuntimeError as error:  # cuBLAS and cuDNN have no class of their own for it
-            full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
-            if not full or job.classifier.batch == 1:
-                raise
-        # Outside of `except`, where the error still holds on to what it could not fit.
-        job.classifier = job.classifier.with_batch(job.classifier.batch // 2)
-        torch.cuda.empty_cache()
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def foretell(job, missing, workers=1):
-    """What a run will cost, in words, from up to four pictures measured: passes and time."""
-    indices = [i for start in missing for i in job.part(start)]
-    found = []  # (forward passes, seconds) of pictures that give rows
-    for i in indices[:: max(1, len(indices) // 16)]:
-        samples, _ = _load(job.dataset, job.ids, [i])
-        begin = time.perf_counter()
-        with counting() as counts:
-            rows, _, _ = _measure_each(job, samples)
-        if len(rows):
-            found.append((counts["forward images"], time.perf_counter() - begin))
-        if len(found) == 5 or sum(seconds for _, seconds in found) > 10:
+def _two(dataset, ids):
+    """Two pictures of the dataset that can be read, by which a network is recognised."""
+    found = []
+    for i in dict.fromkeys([0, len(ids) // 2, *range(len(ids))]):
+        found += load(dataset, ids, [i])[0] if ids else []
+        if len(found) == 2:
             break
-    if not found:
-        return "none of the first pictures could be measured: there is no estimate of the time"
-    found = found[1:] or found  # the first one is for the device to warm up
-    passes, seconds = (sum(values) / len(found) for values in zip(*found, strict=True))
-    left = pd.Timedelta(round(seconds * len(indices) / workers), "s")
-    return (
-        f"measured on {len(found)}: a picture takes {passes:,.0f} forward passes, {seconds:.2f} s; "
-        f"all of them {passes * len(indices):,.0f} passes, about {left}"
-        + (f" on {workers} workers" if workers > 1 else "")
-    )
+    return found
+
+
+def _folder(out, digest, job, behaviour):
+    """The folder of a run: the first of that digest in which network and pictures behave as these do,
+    or that nobody has begun."""
+    for number in itertools.count(1):
+        job.run = out / (digest if number == 1 else f"{digest}-{number}")
+        known = files.manifest(job.run)
+        if known is None:
+            return job.run
+        if key.agrees(known["behaviour"], behaviour) and same_pictures(job):
+            return job.run
+    raise AssertionError  # `count` has no end
 
 
 def load_rows(run):
@@ -312,7 +196,7 @@ def load_rows(run):
     Raises FileNotFoundError if the run is not finished, ValueError if rows are missing or damaged.
 
     >>> import tempfile
-    >>> from thesis_lib.experiments import load_rows
+    >>> from thesis_lib.runs.evaluate import load_rows
     >>> with tempfile.TemporaryDirectory() as out:
     ...     rows = tl.evaluate(
     ...         open_dataset("glyphs"), clf, ["grad_cam"], out=out, limit=1, step=6272, progress=False
@@ -321,13 +205,11 @@ def load_rows(run):
     True
     """
     run = Path(run)
-    if not shards.is_finished(run):
+    if not files.is_finished(run):
         raise FileNotFoundError(f"no finished run in {run}: call evaluate as before to finish it")
-    wanted = json.loads((run / "manifest.json").read_text("utf-8"))["rows"]
-    tables = [shards.read(file) for file in sorted(run.glob("chunk-*.parquet"))]
-    tables = [
-        table.replace_schema_metadata() for table in tables if table
-    ]  # neither None nor empty
+    wanted = files.manifest(run)["rows"]
+    tables = [files.read(file) for file in sorted(run.glob("chunk-*.parquet"))]
+    tables = [table.replace_schema_metadata() for table in tables if table]  # neither None nor empty
     if not wanted or wanted != sum(table.num_rows for table in tables):
         raise ValueError(
             f"run {run.name} has {sum(map(len, tables))} of {wanted} rows: "

@@ -1,6 +1,6 @@
 """Training, which is also fine-tuning: AdamW, one cosine, checkpoints, weights as safetensors.
 
-    python -m thesis_lib.data.training            # the embedded networks, two hours on 2 cores
+python -m thesis_lib.training.embedded            # the embedded networks, two hours on 2 cores
 """
 
 import argparse
@@ -314,9 +314,7 @@ def train_cnns(folder, weights, pictures, scenes, seed, bf16):
     pixels, labels = glyphs.training_arrays(pictures, seed)
     torch.manual_seed(seed)
     network = vgg19_glyphs(batch_norm=True)
-    pooled = nn.Sequential(
-        network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20)
-    )
+    pooled = nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20))
     curves = {}
     curves["pooled head"] = train(
         pooled, pixels, labels, epochs=8, sizes=(96, 112), seed=seed, smoothing=0.05, bf16=bf16,
@@ -393,20 +391,16 @@ def save_embedded(network, weights, name, activation):
     )  # fmt: skip
 
 
-def train_embedded(
-    family, folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=0, bf16=False
-):
+def train_embedded(family, folder, weights=WEIGHTS, pictures=12_000, scenes=8_000, seed=0, bf16=False):
     """Train a family of embedded networks, "cnn" or "vit", and record how in `weights`.
 
     Checkpoints go to `folder`; a "vit" learns from the "cnn" that is in `weights`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    curves = {"cnn": train_cnns, "vit": train_vits}[family](
-        folder, weights, pictures, scenes, seed, bf16
-    )
+    curves = {"cnn": train_cnns, "vit": train_vits}[family](folder, weights, pictures, scenes, seed, bf16)
     record = {
-        "command": f"python -m thesis_lib.data.training {family}{' --bf16' if bf16 else ''}",
+        "command": f"python -m thesis_lib.training.embedded {family}{' --bf16' if bf16 else ''}",
         "seed": seed, "pictures": pictures, "scenes": scenes, "torch": torch.__version__,
         "threads": torch.get_num_threads(), "curves": curves,
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is here, what is missing, and the next step: `python -m thesis_lib.doctor`.
+"""What is here, what is missing, and the next step: `python -m thesis_lib.pages.doctor`.
 
 One line for each part, [OK] or [MISSING]. Nothing is downloaded and no picture is read, so it takes
 seconds; a file that is there and damaged shows only when it is used. The real datasets are optional:
@@ -38,7 +38,7 @@ DATASETS = [
 
 def main(arguments=None):
     """Print the report; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m thesis_lib.doctor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m thesis_lib.pages.doctor", description=__doc__)
     parser.add_argument(
         "--data-root", type=Path, nargs="+", action="extend", default=[],
         help="folders of datasets, as `root` of open_dataset is; beside data/downloads",

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import conv2d
 
-from thesis_lib.experiments.insertion_deletion import check_maps
 from thesis_lib.kernels import rank_pixels
+from thesis_lib.metrics.base import METRICS, Column
+from thesis_lib.metrics.insertion_deletion import check_maps
 
 
 def pointing_game(maps, masks, points=100, tolerance=0):
@@ -44,6 +46,47 @@ def pointing_game(maps, masks, points=100, tolerance=0):
     return hits, points - hits
 
 
+@METRICS.entry(
+    "pointing game",
+    chinese="定点游戏",
+    source="Zhang et al., IJCV 2018; thesis 3.4.5",
+    explains="annotated",
+    columns={
+        "first_choice": Column(tolerance=None),
+        "boxes": Column("share of the picture in the boxes"),
+        "near_boxes": Column("share of the picture within 15 pixels of them"),
+        "hits": Column("hits of 100 points", +1, tolerance=2, scale=1),
+        "misses": Column("misses of 100 points", -1, tolerance=2, scale=1),
+        "argmax_hit": Column("strongest point, 15 pixels tolerance", +1, tolerance=0),
+        "energy": Column("energy in the boxes", +1),
+        "pixel_energy": Column("energy in the object", +1),
+    },
+)
+def pointing_game_rows(rounds, method, maps):
+    """Hits of the 100 strongest points and of the strongest one, energy inside boxes and object."""
+    masks = rounds.box_masks()
+    hits, misses = pointing_game(maps, masks)
+    return {
+        "first_choice": (rounds.classes == rounds.predicted).cpu().numpy(),
+        "boxes": masks.float().mean((1, 2)).cpu().numpy(),
+        "near_boxes": grow(masks, 15).float().mean((1, 2)).cpu().numpy(),
+        "hits": hits.cpu().numpy(),
+        "misses": misses.cpu().numpy(),
+        "argmax_hit": pointing_game(maps, masks, points=1, tolerance=15)[0].cpu().numpy(),
+        "energy": energy_inside(maps, masks).cpu().numpy(),
+        "pixel_energy": where_known(energy_inside, maps, rounds.pixel_masks()),
+    }
+
+
+def where_known(measure, maps, masks):
+    """measure(maps, masks) -> (N,) array, NaN where the mask is None or empty."""
+    known = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
+    values = np.full(len(masks), np.nan)
+    if known:
+        values[known] = measure(maps[known].cpu(), torch.stack([masks[i] for i in known]))
+    return values
+
+
 def grow(masks, tolerance):
     """Masks (N, H, W) bool with every pixel whose distance to them is below `tolerance`.
 
@@ -77,7 +120,7 @@ def energy_inside(maps, masks):
     Raises:
         ValueError: as `pointing_game`, and for negative maps.
 
-    >>> from thesis_lib.experiments import energy_inside
+    >>> from thesis_lib.metrics import energy_inside
     >>> maps = torch.tensor([[[3.0, 1.0]]])
     >>> energy_inside(maps, torch.tensor([[[True, False]]])).tolist()
     [0.75]
@@ -95,7 +138,7 @@ def mean_over_classes(hits, misses, classes):
 
     All three are (N,): tensors, arrays, columns or lists. Returns a float in [0, 1].
 
-    >>> from thesis_lib.experiments import mean_over_classes
+    >>> from thesis_lib.metrics import mean_over_classes
     >>> mean_over_classes(hits=[100, 50, 0], misses=[0, 50, 100], classes=[1, 1, 2])  # 75 % and 0 %
     0.375
     """

@@ -1,18 +1,15 @@
-"""The files of a run: shards that are whole or not there, a manifest, and a key for the run."""
+"""The files of a run: shards that are whole or not there, and a manifest."""
 
 import contextlib
-import functools
-import hashlib
-import inspect
-import itertools
+import errno
 import json
 import os
 import platform
 import re
 import subprocess
+import time
 import uuid
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -20,78 +17,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from thesis_lib.runs.key import sha256
+
 LIBRARY = Path(__file__).parents[1]
-WITHOUT_NUMBERS = {  # code that no row depends on
-    "plots.py", "report.py", "explore.py", "claims.py", "peers.py", "training.py", "doctor.py",
-    "parameters.py", "cluster.py",
+DISK_ERRORS = {
+    errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT,
+    errno.EHOSTDOWN, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
 
 
-def sha256(parts):
-    """Hex digest of texts and bytes, one after the other."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()
+def is_out_of_reach(error):
+    """Whether the disk is to blame and not a file, which must not be skipped for good then."""
+    while error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return True
+        if isinstance(error, FileNotFoundError) and error.filename:
+            return not Path(error.filename).parent.is_dir()  # such as a disk that is not mounted
+        error = error.__cause__
+    return False
 
 
-def code():
-    """Digest of this library's sources."""
-    sources = sorted(LIBRARY.rglob("*.py"))
-    return sha256(path.read_bytes() for path in sources if path.name not in WITHOUT_NUMBERS)
+def patiently(read, tries=3, pause=0.5):
+    """read(), once more after an error of the disk; the last one is raised."""
+    for left in reversed(range(tries)):
+        try:
+            return read()
+        except OSError as error:
+            if not left or not is_out_of_reach(error):
+                raise
+        time.sleep(pause)
 
 
-def fingerprint(dataset, ids):
-    """All ids, and up to 32 pictures whole, with what is known of them: enough to see that a dataset
-    was made anew, or got other labels or masks."""
-    parts = [json.dumps(ids)]
-    for i in sorted({k * (len(ids) - 1) // 31 for k in range(32)}) if ids else ():
-        with contextlib.suppress(Exception):  # one that cannot be read is skipped later, and listed
-            sample = dataset[i]
-            parts += [sample.pixels.numpy().tobytes(), repr(sample.classes)]
-            for masks in (sample.masks, sample.pixel_masks):
-                parts += [f"{c} {sha256([mask.numpy().tobytes()])}" for c, mask in masks.items()]
-    return sha256(parts)
-
-
-def describe_classifier(clf):
-    """What of a classifier changes its maps; `batch` is not among it."""
-    state = clf.network.state_dict().items()
-    names = [f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in state]
-    values = (t.cpu().contiguous().reshape(-1).view(torch.uint8).numpy() for _, t in state)
-    return {
-        "name": clf.name,
-        "layer": clf.layer,
-        "activation": clf.activation,
-        "normalisation": [list(clf.mean), list(clf.std)],
-        "dtype": str(clf.dtype),
-        "device": clf.device.type,
-        "sha256": sha256(itertools.chain(names, values)),
-    }
-
-
-def describe(value):
-    """What tells a method and its settings from others, in this process and in the next.
-
-    Of a function its source, its defaults and what it closes over; not what it calls in turn.
-    """
-    if isinstance(value, functools.partial):
-        return [describe(value.func), describe(value.args), describe(value.keywords)]
-    if isinstance(value, dict):
-        return {str(key): describe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [describe(item) for item in value]
-    if inspect.isfunction(value):
-        inside = [cell.cell_contents for cell in value.__closure__ or ()]
-        inside += [value.__defaults__, value.__kwdefaults__]
-        name = f"{value.__module__}.{value.__qualname__}"
-        return [name, sha256([inspect.getsource(value)])[:16], describe(inside)]
-    if " at 0x" in repr(value):
-        raise ValueError(
-            f"{value!r} has no stable description: give methods as functions, and their settings "
-            "as plain values by functools.partial"
-        )
-    return repr(value)
+def facts_of(shard):
+    """The facts in a shard's header, or None where it is missing or damaged; no row is read."""
+    with contextlib.suppress(Exception):
+        return json.loads(pq.read_schema(shard).metadata[b"facts"])
 
 
 def read(shard):
@@ -142,12 +102,33 @@ def _replace(path, write):
         temporary.unlink(missing_ok=True)
 
 
-def begin(run, settings, ids, seed):
-    """A run's folder, its list of pictures, and a manifest that says that it is not finished."""
+def begin(run, settings, ids, seed, behaviour):
+    """A run's folder, its list of pictures, and a manifest that says that it is not finished.
+
+    A manifest that is there stays: a process that comes late must not take a finished run's away.
+    """
     run.mkdir(parents=True, exist_ok=True)
-    _write_manifest(run, {"finished": False, "settings": settings, "seed": seed})
+    if manifest(run) is not None:
+        return
     pictures = pd.DataFrame({"id": ids})
     _replace(run / "pictures.csv", lambda file: pictures.to_csv(file, index_label="position"))
+    content = {"finished": False, "settings": settings, "seed": seed, "behaviour": behaviour}
+    _write_manifest(run, content)
+
+
+def manifest(run):
+    """What a run's manifest says, or None where there is none that can be understood.
+
+    Raises OSError where the disk fails.
+    """
+    try:
+        return json.loads(patiently(lambda: (run / "manifest.json").read_text("utf-8")))
+    except FileNotFoundError:
+        if is_out_of_reach(FileNotFoundError(errno.ENOENT, "", str(run))):
+            raise
+        return None
+    except ValueError:
+        return None
 
 
 def finish(run, files):
@@ -155,7 +136,7 @@ def finish(run, files):
 
     No path of this machine is in it.
     """
-    content = json.loads((run / "manifest.json").read_text("utf-8"))
+    content = manifest(run)
     rows, seconds, measured, without, counts, devices = 0, 0, 0, 0, Counter(), Counter()
     skipped, failed = [], []
     for file in files:  # one after the other: all of them may not fit into memory
@@ -191,10 +172,7 @@ def finish(run, files):
 
 
 def is_finished(run):
-    try:
-        return json.loads((run / "manifest.json").read_text("utf-8"))["finished"]
-    except (OSError, ValueError, KeyError):
-        return False
+    return bool((manifest(run) or {}).get("finished"))
 
 
 def _write_manifest(run, content):
@@ -212,10 +190,6 @@ def name_of(device):
 def reason(error):
     """An error in one line, for a manifest."""
     return without_folders(f"{type(error).__name__}: {error}")
-
-
-def versions():
-    return {name: version(name) for name in ("torch", "torchvision", "kornia")}
 
 
 def commit():

@@ -16,7 +16,7 @@ def declared(source):
 
     Raises ValueError where a default is not a plain value.
 
-    >>> from thesis_lib.parameters import declared
+    >>> from thesis_lib.pages.parameters import declared
     >>> declared("images: int = 64  # how many")
     {'images': ('int', 64)}
     """
@@ -32,7 +32,7 @@ def faults(given, kinds):
 
     A whole number will do for a float; True and False are no numbers.
 
-    >>> from thesis_lib.parameters import faults
+    >>> from thesis_lib.pages.parameters import faults
     >>> list(faults({"image": 8}, {"images": "int"}))
     ["there is no parameter 'image': did you mean 'images'?"]
     """
@@ -42,8 +42,7 @@ def faults(given, kinds):
             hint = f": did you mean {close[0]!r}?" if close else ""
             yield f"there is no parameter {name!r}{hint}"
         elif kinds[name] in TYPES and (
-            not isinstance(value, TYPES[kinds[name]])
-            or (isinstance(value, bool) and kinds[name] != "bool")
+            not isinstance(value, TYPES[kinds[name]]) or (isinstance(value, bool) and kinds[name] != "bool")
         ):
             yield f"{name} must be of type {kinds[name]}, not {value!r}"
 

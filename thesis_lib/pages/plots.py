@@ -3,26 +3,10 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from thesis_lib.report import is_clear
+from thesis_lib.methods import METHODS
+from thesis_lib.pages.report import is_clear
 
-METHOD_NAMES = {
-    "grad_cam": "Grad-CAM",
-    "grad_cam_plus_plus": "Grad-CAM++",
-    "xgrad_cam": "XGrad-CAM",
-    "score_cam": "Score-CAM",
-    "group_cam": "Group-CAM",
-    "cameras": "CAMERAS",
-    "msg_cam": "MSG-CAM",
-    "transformer_attribution": "Transformer attribution",
-    "gradient_attention": "Gradient × attention",
-    "attention_rollout": "Attention rollout",
-}
-# Okabe and Ito's palette, which colour-blind readers tell apart, without its pale yellow; dark red
-# takes that place. Line styles repeat the distinction without colour.
-_COLOURS = "#56B4E9 #0072B2 #009E73 #E69F00 #CC79A7 #555555 #D55E00 #882255 #117733 #999933".split()
-_LINES = ["--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-", "-", "--", ":"]
-METHOD_COLOURS = dict(zip(METHOD_NAMES, _COLOURS, strict=True))
-METHOD_LINES = dict(zip(METHOD_NAMES, _LINES, strict=True))
+# Methods have the palette of Okabe and Ito, which colour-blind readers tell apart, in their entries.
 VARIANT_COLOURS = {"bare": "#555555", "enhanced": "#D55E00", "SESS": "#0072B2"}
 SALIENCY = "inferno"  # even in lightness, hence readable in grey and by the colour-blind
 WIDTH = 8  # inches of a full-width figure; 800 pixels at 100 dpi
@@ -56,25 +40,33 @@ def use_style():
 
 
 def name(method):
-    """How a method is called in text; a key that is not listed stands for itself.
+    """How a method is called in text; one that is not registered stands for itself. What is behind the
+    first space is a variant's own: "grad_cam enhanced".
 
-    >>> plots.name("msg_cam"), plots.name("mine")
-    ('MSG-CAM', 'mine')
+    >>> plots.name("msg_cam"), plots.name("grad_cam enhanced"), plots.name("mine")
+    ('MSG-CAM', 'Grad-CAM enhanced', 'mine')
     """
-    return METHOD_NAMES.get(method, method)
+    base, _, variant = method.partition(" ")
+    title = METHODS[base].title if base in METHODS else base
+    return f"{title} {variant}".strip()
 
 
 def colour(method):
-    """A method's colour through the whole book; grey for one that is not listed.
+    """A method's colour through the whole book; grey for one that is not registered.
 
     >>> plots.colour("msg_cam"), plots.colour("mine")
     ('#D55E00', '#888888')
     """
-    return METHOD_COLOURS.get(method, "#888888")
+    return METHODS[method].colour if method in METHODS else "#888888"
+
+
+def line(method):
+    """A method's line style, which repeats the distinction without colour."""
+    return METHODS[method].line if method in METHODS else "-"
 
 
 def _line(method):
-    return {"color": colour(method), "linestyle": METHOD_LINES.get(method, "-")}
+    return {"color": colour(method), "linestyle": line(method)}
 
 
 def _array(x):
@@ -150,7 +142,7 @@ def curves(axis, fractions, by_method, title="", areas=True):
 
 
 def intervals(axis, table, label="", reference=None):
-    """Mean and 95 % interval of each method, from `thesis_lib.report.paired_table`.
+    """Mean and 95 % interval of each method, from `thesis_lib.pages.report.paired_table`.
 
     `reference` names the method whose mean is drawn as a line to compare with.
 
@@ -175,8 +167,8 @@ def intervals(axis, table, label="", reference=None):
 def forest(axis, table, scale=100, label=""):
     """Differences of each base method's variants to the bare method, with 95 % intervals.
 
-    `table` is indexed by (method, variant): one value of `thesis_lib.report.variants_table`.
-    Filled: clear (`thesis_lib.report.is_clear`); hollow: not.
+    `table` is indexed by (method, variant): one value of `thesis_lib.pages.report.variants_table`.
+    Filled: clear (`thesis_lib.pages.report.is_clear`); hollow: not.
 
     >>> import matplotlib.pyplot as plt
     >>> table = report.variants_table(in_windows, ["overall"])
@@ -205,7 +197,7 @@ def forest(axis, table, scale=100, label=""):
 
 
 def confidence(axis, table, label=""):
-    """Mean by confidence bin and method, from `thesis_lib.report.confidence_table`.
+    """Mean by confidence bin and method, from `thesis_lib.pages.report.confidence_table`.
 
     The ticks carry the number of images in each bin.
 

@@ -10,6 +10,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from thesis_lib.kernels import min_max
+from thesis_lib.metrics.base import METRICS, Column
 
 
 def randomize(clf, mode="cascading", seed=0, layers="convolutions"):
@@ -47,6 +48,11 @@ def randomize(clf, mode="cascading", seed=0, layers="convolutions"):
         raise ValueError(f'mode must be "cascading" or "independent", not {mode!r}')
     if layers not in ("convolutions", "all"):
         raise ValueError(f'layers must be "convolutions" or "all", not {layers!r}')
+    return _randomized(clf, mode, seed, _names(clf, layers))
+
+
+def _names(clf, layers):
+    """The layers of that choice, output end first."""
     names = [
         name
         for name, module in clf.network.named_modules()
@@ -54,7 +60,7 @@ def randomize(clf, mode="cascading", seed=0, layers="convolutions"):
     ]
     if not names:
         raise ValueError(f"the network has no layer to randomize among {layers!r}")
-    return _randomized(clf, mode, seed, names[::-1])
+    return names[::-1]
 
 
 def _randomized(clf, mode, seed, names):
@@ -97,7 +103,7 @@ def similarity(a, b):
     Args:
         a, b: (N, H, W) each, finite.
 
-    >>> from thesis_lib.experiments import similarity
+    >>> from thesis_lib.metrics import similarity
     >>> maps = tl.METHODS["grad_cam"](clf, images)
     >>> [round(float(value), 6) for (value,) in similarity(maps, maps)]
     [1.0, 1.0]
@@ -112,3 +118,79 @@ def similarity(a, b):
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     pairs = zip(min_max(a).numpy(), min_max(b).numpy(), strict=True)
     return spearman, np.array([structural_similarity(*p, data_range=1, **window) for p in pairs])
+
+
+STAGES = 8  # at most so many networks of each kind are tried
+# How layers are made random: mode and choice of layers of `randomize`.
+KINDS = {
+    "convolutions": ("cascading", "convolutions"),  # the thesis's
+    "cascading": ("cascading", "all"),
+    "independent": ("independent", "all"),
+}
+
+
+def _chosen(count):
+    """Which of so many networks are tried: the first, the last, and some evenly between them."""
+    step = -(-count // STAGES)
+    return sorted({*range(0, count, step), count - 1})
+
+
+def sanity_layers(clf):
+    """{kind: names of the layers after which `sanity` compares maps}, output end first.
+
+    >>> from thesis_lib.metrics.sanity import sanity_layers
+    >>> sanity_layers(clf)["convolutions"][:2]
+    ['features.34', 'features.30']
+    """
+    found = {}
+    for kind, (_, layers) in KINDS.items():
+        names = _names(clf, layers)
+        found[kind] = [names[k] for k in _chosen(len(names))]
+    return found
+
+
+def _column(kind, what):
+    titles = {"spearman": "rank correlation", "ssim": "SSIM", "flat": "flat"}
+    return {f"{kind}_{what}": Column(f"{titles[what]}, {kind}", tolerance=0.02, scale=1)}
+
+
+@METRICS.entry(
+    "sanity check",
+    chinese="合理性检验",
+    source="Adebayo et al., NeurIPS 2018; thesis 3.4.6",
+    neighbours=True,
+    columns={
+        "flat": Column("flat map", tolerance=0),
+        "other_spearman": Column("rank correlation with another picture's map", tolerance=0.02, scale=1),
+        "other_ssim": Column("SSIM with another picture's map", tolerance=0.02, scale=1),
+        **{
+            key: column
+            for kind in KINDS
+            for what in ("spearman", "ssim", "flat")
+            for key, column in _column(kind, what).items()
+        },
+    },
+)
+def sanity_rows(rounds, method, maps):
+    """How alike the map and those of networks with random layers are.
+
+    For each kind of `KINDS` a list with an entry for each of `sanity_layers`. "other" is the
+    likeness to the map of the next picture of the chunk, NaN where there is none.
+    """
+    found = {"flat": _flat(maps)}
+    alone = len({sample.id for sample in rounds.samples}) < max(2, len(rounds.samples))
+    for what, values in zip(("spearman", "ssim"), similarity(maps, maps.roll(-1, 0)), strict=True):
+        found[f"other_{what}"] = np.full(len(maps), np.nan) if alone else values
+    for kind, (mode, layers) in KINDS.items():
+        chosen, stages = _chosen(len(_names(rounds.classifier, layers))), []
+        for k, (_, random) in enumerate(randomize(rounds.classifier, mode, layers=layers)):
+            if k in chosen:
+                others = method(random, rounds.images, rounds.classes)
+                stages.append((*similarity(maps, others), _flat(others)))
+        for what, values in zip(("spearman", "ssim", "flat"), zip(*stages, strict=True), strict=True):
+            found[f"{kind}_{what}"] = list(np.stack(values, 1))
+    return found
+
+
+def _flat(maps):
+    return (maps.amax((1, 2)) == 0).cpu().numpy()

@@ -12,8 +12,7 @@ import uuid
 
 import torch
 
-from thesis_lib.experiments import shards
-from thesis_lib.experiments.runs import compute, foretell, say
+from thesis_lib.runs.job import compute, foretell, say
 
 try:
     import cloudpickle
@@ -45,8 +44,7 @@ def compute_all(job, starts, scheduler, device, progress):
             words = client.submit(_do, foretell, *loaded, starts, workers, key=f"foretell-{label}")
             say(words.result())
         futures = [
-            client.submit(_do, compute, *loaded, start, key=f"chunk-{start:06d}-{label}")
-            for start in starts
+            client.submit(_do, compute, *loaded, start, key=f"chunk-{start:06d}-{label}") for start in starts
         ]
         stack.callback(client.cancel, futures)
         for future, pictures in as_completed(futures, with_results=True):
@@ -70,7 +68,7 @@ def _do(what, sent, label, device, *arguments):
             job = cloudpickle.loads(sent)
             if not job.run.is_dir():
                 raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
-            if shards.code() != job.code:
+            if job.code_here() != job.code:
                 raise RuntimeError("the workers have another version of thesis_lib than the caller")
             job.classifier.network.to(torch.device(device))
             _loaded = label, job

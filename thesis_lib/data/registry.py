@@ -1,0 +1,118 @@
+"""Datasets by name: for each its reader, its folder, and what must be on the disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from thesis_lib.data import DOWNLOADS, GLYPHS, from_repository
+from thesis_lib.data.datasets import COCO2014, VOC2007, Folder, ImageNet
+from thesis_lib.data.glyphs import CLASSES
+from thesis_lib.data.subsets import Subset
+from thesis_lib.registry import Registry
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What there is to know of a dataset.
+
+    Args:
+        title: how it is called in print.
+        reader: folder -> dataset.
+        folder: where it is looked for; None where only the caller knows.
+        size: how many pictures it has; None for any number.
+        pictures: their folder, in `folder`.
+        needs: what else must be there, in `folder`; lines of a ".txt" among them name the pictures.
+        embedded: whether it comes with this repository.
+        source: where to get it, or how it was made.
+    """
+
+    title: str
+    reader: Callable[[Path], Any]
+    folder: Path | None = None
+    size: int | None = None
+    pictures: str = ""
+    needs: tuple[str, ...] = ()
+    embedded: bool = False
+    source: str = ""
+
+
+DATASETS = Registry("dataset")
+
+
+def _voc(split):
+    return f"VOCdevkit/VOC2007/ImageSets/Main/{split}.txt", "VOCdevkit/VOC2007/Annotations"
+
+
+def _named(reader):
+    """A reader whose classes are called as those of the embedded benchmark."""
+
+    def read(folder):
+        dataset = reader(folder)
+        dataset.categories = list(CLASSES)
+        return dataset
+
+    return read
+
+
+DATASETS["glyphs"] = Dataset(
+    "single pictographs", _named(ImageNet), GLYPHS / "ILSVRC2012", 320, "val",
+    embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
+)  # fmt: skip
+DATASETS["glyphs_scenes"] = Dataset(
+    "scenes of pictographs, VOC2007's layout", partial(VOC2007, categories=CLASSES), GLYPHS, 256,
+    "VOCdevkit/VOC2007/JPEGImages", _voc("test"),
+    embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
+)  # fmt: skip
+DATASETS["glyphs_scenes_coco"] = Dataset(
+    "scenes of pictographs, COCO2014's layout", _named(COCO2014), GLYPHS / "coco", 128, "val2014",
+    ("annotations/instances_val2014.json",),
+    embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
+)  # fmt: skip
+DATASETS["imagenet"] = Dataset(
+    "ILSVRC2012 validation", ImageNet, DOWNLOADS / "ILSVRC2012", 50_000, "val",
+    source="https://image-net.org",
+)  # fmt: skip
+for _name, _split, _size in (("voc2007", "test", 4_952), ("voc2007_trainval", "trainval", 5_011)):
+    DATASETS[_name] = Dataset(
+        f"VOC2007 {_split}", partial(VOC2007, split=_split), DOWNLOADS / "VOC2007", _size,
+        "VOCdevkit/VOC2007/JPEGImages", _voc(_split),
+        source="http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
+    )  # fmt: skip
+for _name, _split, _title, _size in (
+    ("coco2014", "val", "validation", 40_504), ("coco2014_train", "train", "training", 82_783),
+):  # fmt: skip
+    DATASETS[_name] = Dataset(
+        f"COCO 2014 {_title}", partial(COCO2014, split=_split), DOWNLOADS / "COCO2014", _size,
+        f"{_split}2014", (f"annotations/instances_{_split}2014.json",),
+        source="https://cocodataset.org",
+    )  # fmt: skip
+DATASETS["folder"] = Dataset("a folder of pictures", Folder)
+
+
+def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> Any:
+    """A dataset by name, for parameter files.
+
+    Args:
+        name: a key of DATASETS: "glyphs", "glyphs_scenes", "glyphs_scenes_coco" (embedded),
+            "imagenet", "voc2007", "voc2007_trainval", "coco2014", "coco2014_train", or "folder".
+        root: the folder that data/README.md describes, relative to the repository's root, or
+            absolute; empty for the dataset's own, data/downloads/ILSVRC2012 for instance.
+        subset: an index list (see `thesis_lib.data.subsets`), relative likewise: the dataset has
+            its pictures only, in its order. Empty for all pictures.
+
+    Raises:
+        ValueError: unknown name; "folder" without a root; a damaged index list, or one of another dataset.
+        FileNotFoundError: the dataset or the index list is not there.
+
+    >>> len(tl.open_dataset("glyphs")), len(tl.open_dataset("glyphs_scenes"))
+    (320, 256)
+    """
+    entry = DATASETS[name]
+    folder = from_repository(root) if root else entry.folder
+    if folder is None:
+        raise ValueError(f"{name} needs root, the folder of pictures")
+    dataset = entry.reader(folder)
+    dataset.name = name
+    return Subset(dataset, from_repository(subset)) if subset else dataset

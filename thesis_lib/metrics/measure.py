@@ -1,0 +1,58 @@
+"""Rows of numbers for some pictures: every method's maps, and what the metrics say of them."""
+
+import pandas as pd
+import torch
+
+from thesis_lib.metrics.base import METRICS, Rounds
+
+
+def measure(samples, classifier, methods, metrics, step):
+    """One row per (picture, class, method), and [id, reason] of what is left out.
+
+    samples: `Sample`s of one size. methods: name: function. metrics: names in METRICS; one of them
+    that explains annotated classes decides for all. Every row has the columns id, class, method,
+    probability (of the class on the intact picture) and correct (the picture is labelled with it),
+    and those of the metrics.
+    """
+    images = classifier.normalise(torch.stack([sample.pixels for sample in samples]))
+    images = classifier.prepare(images)
+    probabilities = classifier.probabilities(images)
+    predicted = probabilities.argmax(1)
+    pairs, left_out = list(enumerate(predicted.tolist())), []
+    if any(METRICS[name].explains == "annotated" for name in metrics):
+        pairs, left_out = _annotated(samples)
+    if not pairs:
+        return pd.DataFrame(), left_out
+    owners, classes = torch.tensor(pairs, device=images.device).unbind(1)
+    rounds = Rounds(
+        classifier, images[owners], classes, [samples[k] for k, _ in pairs], predicted[owners], step
+    )
+    common = {
+        "id": [samples[k].id for k, _ in pairs],
+        "class": [c for _, c in pairs],
+        "method": "",
+        "probability": probabilities[owners, classes].cpu().numpy(),
+        "correct": [c in samples[k].classes for k, c in pairs],
+    }
+    tables = []
+    for name, method in methods.items():
+        maps = method(classifier, rounds.images, classes)
+        columns = common | {"method": name}
+        for metric in metrics:
+            columns |= METRICS[metric].function(rounds, method, maps)
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True), left_out
+
+
+def _annotated(samples):
+    """Pairs (picture, class) that have a mask, and [id, reason] of the others."""
+    pairs, left_out = [], []
+    for k, sample in enumerate(samples):
+        if not sample.masks:
+            left_out.append([sample.id, "no annotated class"])
+        for c, mask in sample.masks.items():
+            if mask.any():
+                pairs.append((k, c))
+            else:
+                left_out.append([sample.id, f"class {c}: its boxes cover no pixel"])
+    return pairs, left_out

@@ -1,0 +1,2 @@
+def recorded(*a):
+    raise NotImplementedError
