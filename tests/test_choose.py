@@ -56,13 +56,6 @@ def test_validation_takes_the_last_pictures(tmp_path):
     assert choose.validation("imagenet", tmp_path, 99).ids == tree.ids
 
 
-def test_validation_of_the_embedded_benchmark_is_not_its_test_split():
-    drawn, test = choose.validation("glyphs", count=2), open_dataset("glyphs")
-    assert len(drawn) == 2 and drawn[0].pixel_masks
-    assert not torch.equal(drawn[0].pixels, test[0].pixels)
-    assert torch.equal(drawn[1].pixels, choose.validation("glyphs", count=2)[1].pixels)
-
-
 def test_variants_share_their_base_and_its_settings():
     methods = variants(["grad_cam", "msg_cam"], 24, 8, None, [32], {"msg_cam": {"sizes": [224]}})
     assert list(methods) == [

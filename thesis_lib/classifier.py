@@ -259,6 +259,7 @@ class Classifier:
     def _forward(self, images, hook=None):
         """One pass in eval mode; hook: output of the explained layer -> its replacement."""
         count("forward images", len(images))
+        count("forward pixels", len(images) * images.shape[-2] * images.shape[-1])
         # no_grad also restores the mode where the hook switches it on.
         with _eval_mode(self.network), self._hooked(hook, images.shape[-2:]), torch.no_grad():
             try:

@@ -14,7 +14,7 @@ _counters = ContextVar("counters", default=())
 def counting():
     """Count what happens inside: forward passes, flat maps, skipped groups and scales.
 
-    Yields a `collections.Counter`. Names: "forward images", "flat maps", "flat groups",
+    Yields a `collections.Counter`. Names: "forward images", "forward pixels", "flat maps", "flat groups",
     "nan groups", "skipped scales", "skipped windows", "tied pixels". Device counts become numbers at the end of
     the block (no synchronisation before), so read it after the block. Blocks may be nested.
 

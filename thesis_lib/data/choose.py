@@ -1,45 +1,18 @@
 """Which pictures a page takes: some to make choices on, which no table uses, and some to look at."""
 
-import tempfile
-from pathlib import Path
-
-from thesis_lib.data import glyphs
-from thesis_lib.data.datasets import ImageNet
 from thesis_lib.data.registry import open_dataset
+from thesis_lib.data.subsets import Subset
 
 
-class Last:
-    """The last pictures of a dataset."""
-
-    def __init__(self, dataset, count):
-        self.dataset, self.categories = dataset, dataset.categories
-        self.first = max(0, len(dataset) - count)
-        self.ids = list(dataset.ids)[self.first :]
-
-    def __len__(self):
-        return len(self.ids)
-
-    def __getitem__(self, i):
-        return self.dataset[self.first + i]
-
-
-def validation(name, root="", count=16, seed=0):
-    """Pictures to choose settings on: `count` of them, not those of the tables.
-
-    For "glyphs" its validation split, drawn from the seed, written the way the test split is, JPEG
-    included, and removed again with the dataset. For another dataset (name and root as
-    `open_dataset` takes them) its last pictures; tables take the first.
+def validation(name: str, root: str = "", count: int = 16):
+    """Pictures to choose settings on: the last `count` of a dataset (name and root as `open_dataset`
+    takes them); tables take the first.
 
     >>> len(validation("glyphs", count=2))
     2
     """
-    if name != "glyphs":
-        return Last(open_dataset(name, root), count)
-    folder = tempfile.TemporaryDirectory()
-    glyphs.write_imagenet(Path(folder.name), count, seed, "validation")
-    dataset = ImageNet(Path(folder.name) / "ILSVRC2012")
-    dataset.folder = folder
-    return dataset
+    dataset = open_dataset(name, root)
+    return Subset(dataset, list(dataset.ids)[-count:])
 
 
 def examples(dataset, positions):

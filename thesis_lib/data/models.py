@@ -83,7 +83,7 @@ def read_weights(path):
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
-                state = {key: file.get_tensor(key) for key in file}
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 facts = file.metadata() or {}
         except SafetensorError as error:
             raise ValueError(f"{path.name} is damaged, or no .safetensors file: {error}") from error

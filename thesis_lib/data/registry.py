@@ -9,7 +9,7 @@ from typing import Any
 from thesis_lib.data import DOWNLOADS, GLYPHS, from_repository
 from thesis_lib.data.datasets import COCO2014, VOC2007, Folder, ImageNet
 from thesis_lib.data.glyphs import CLASSES
-from thesis_lib.data.subsets import Subset
+from thesis_lib.data.subsets import Subset, read
 from thesis_lib.registry import Registry
 
 
@@ -115,4 +115,6 @@ def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> A
         raise ValueError(f"{name} needs root, the folder of pictures")
     dataset = entry.reader(folder)
     dataset.name = name
-    return Subset(dataset, from_repository(subset)) if subset else dataset
+    if not subset:
+        return dataset
+    return Subset(dataset, *read(from_repository(subset)), Path(subset).name)

@@ -51,17 +51,17 @@ def read(path):
 
 
 class Subset:
-    """The pictures of a dataset that an index list names, in its order; `seed` is the list's."""
+    """Some pictures of a dataset, by their ids, in that order; `seed` is that of their draw."""
 
-    def __init__(self, dataset, path):
+    def __init__(self, dataset, ids, seed=None, source="the list"):
         self.dataset, self.categories = dataset, dataset.categories
-        self.ids, self.seed = read(path)
+        self.ids, self.seed = ids, seed
         positions = {name: i for i, name in enumerate(dataset.ids)}
         lacking = [name for name in self.ids if name not in positions]
         if lacking:
             raise ValueError(
                 f"the dataset lacks {len(lacking):,} of the {len(self.ids):,} pictures of "
-                f"{Path(path).name}, first {lacking[0]}"
+                f"{source}, first {lacking[0]}"
             )
         self.positions = [positions[name] for name in self.ids]
 

@@ -8,7 +8,7 @@ from thesis_lib.methods.base import METHODS
 __all__ = ["METHODS", "enhance", "sess", "variants"]
 
 # Each file registers its methods; this is the thesis's order.
-for _file in ("cam", "masks", "multiscale", "attention"):
+for _file in ("cam", "masks", "multiscale", "attention", "yardsticks"):
     importlib.import_module(f"thesis_lib.methods.{_file}")
 
 from thesis_lib.methods.window import enhance, sess  # noqa: E402  (which imports some of them)

@@ -3,6 +3,7 @@
 import pandas as pd
 import torch
 
+from thesis_lib.counts import counting
 from thesis_lib.metrics.base import METRICS, Rounds
 
 
@@ -11,8 +12,9 @@ def measure(samples, classifier, methods, metrics, step):
 
     samples: `Sample`s of one size. methods: name: function. metrics: names in METRICS; one of them
     that explains annotated classes decides for all. Every row has the columns id, class, method,
-    probability (of the class on the intact picture) and correct (the picture is labelled with it),
-    and those of the metrics.
+    probability (of the class on the intact picture), correct (the picture is labelled with it), those
+    of the metrics, and what it cost, averaged over these pictures: passes (forward passes of the
+    method), area (the same in passes of 224 x 224 pixels), spent (with what the metrics took).
     """
     images = classifier.normalise(torch.stack([sample.pixels for sample in samples]))
     images = classifier.prepare(images)
@@ -36,10 +38,18 @@ def measure(samples, classifier, methods, metrics, step):
     }
     tables = []
     for name, method in methods.items():
-        maps = method(classifier, rounds.images, classes)
         columns = common | {"method": name}
-        for metric in metrics:
-            columns |= METRICS[metric].function(rounds, method, maps)
+        with counting() as spent:
+            with counting() as own:
+                maps = method(classifier, rounds.images, classes)
+            for metric in metrics:
+                columns |= METRICS[metric].function(rounds, method, maps)
+        unit = len(pairs) * 224 * 224
+        columns |= {
+            "passes": own["forward images"] / len(pairs),
+            "area": own["forward pixels"] / unit,
+            "spent": spent["forward pixels"] / unit,
+        }
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True), left_out
 

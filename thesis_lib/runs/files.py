@@ -70,7 +70,7 @@ def write(shard, rows, facts):
     facts = json.dumps(facts).encode()
     metadata = {"facts": facts, "sha256": _digest(table, facts)}
     table = table.replace_schema_metadata(metadata)
-    _replace(shard, lambda path: pq.write_table(table, path, write_page_checksum=True))
+    replace(shard, lambda path: pq.write_table(table, path, write_page_checksum=True))
 
 
 def _digest(table, facts):
@@ -92,7 +92,7 @@ def _flat(column):
     yield column.to_numpy(zero_copy_only=False)
 
 
-def _replace(path, write):
+def replace(path, write):
     """Write to a name of our own, then rename: nobody ever sees half a file."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -111,7 +111,7 @@ def begin(run, settings, ids, seed, behaviour):
     if manifest(run) is not None:
         return
     pictures = pd.DataFrame({"id": ids})
-    _replace(run / "pictures.csv", lambda file: pictures.to_csv(file, index_label="position"))
+    replace(run / "pictures.csv", lambda file: pictures.to_csv(file, index_label="position"))
     content = {"finished": False, "settings": settings, "seed": seed, "behaviour": behaviour}
     _write_manifest(run, content)
 
@@ -121,12 +121,11 @@ def manifest(run):
 
     Raises OSError where the disk fails.
     """
-    try:
-        return json.loads(patiently(lambda: (run / "manifest.json").read_text("utf-8")))
-    except FileNotFoundError:
-        if is_out_of_reach(FileNotFoundError(errno.ENOENT, "", str(run))):
-            raise
+    path = run / "manifest.json"
+    if not path.exists():
         return None
+    try:
+        return json.loads(patiently(lambda: path.read_text("utf-8")))
     except ValueError:
         return None
 
@@ -177,7 +176,7 @@ def is_finished(run):
 
 def _write_manifest(run, content):
     text = json.dumps(content, indent=2) + "\n"
-    _replace(run / "manifest.json", lambda file: file.write_text(text, "utf-8"))
+    replace(run / "manifest.json", lambda file: file.write_text(text, "utf-8"))
 
 
 def name_of(device):

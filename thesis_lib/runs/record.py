@@ -1,2 +1,414 @@
-def recorded(*a):
-    raise NotImplementedError
+"""What is recorded, in its order, and how: `make record`.
+
+    python -m thesis_lib.runs.record             all that is missing, part by part
+    python -m thesis_lib.runs.record sanity      the parts of that name
+
+A part's rows go to `data/results/DATASET/NETWORK/TABLE.parquet`, with a JSON of provenance beside it. What is
+there already is not measured again; what was interrupted goes on in `runs/`; several processes share
+the work. Where the code behind a method has changed, a sample of its rows is measured again: if it agrees, they
+are kept, and if not, recorded anew.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from thesis_lib.data import REPOSITORY
+from thesis_lib.data.models import load_classifier
+from thesis_lib.data.registry import open_dataset
+from thesis_lib.data.subsets import Subset
+from thesis_lib.methods import METHODS, enhance, variants
+from thesis_lib.metrics import METRICS
+from thesis_lib.metrics.measure import measure
+from thesis_lib.runs import files, key
+from thesis_lib.runs.evaluate import evaluate
+from thesis_lib.runs.job import say
+
+RESULTS = REPOSITORY / "data" / "results"
+RUNS = REPOSITORY / "runs"
+SAMPLE = 2  # pictures that are measured again where code has changed
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table, or some methods of one.
+
+    Args:
+        name: what `make record PART=` calls it.
+        dataset, network: names.
+        methods: -> {label: method}.
+        metrics: names in METRICS.
+        table: the file's name.
+        pictures: the first so many, or with a minus the last, of which no table makes use; 0 for all.
+        step: pixels per point of the curves.
+        chunk: pictures a shard; where a metric compares neighbours, they are those of a chunk.
+    """
+
+    name: str
+    dataset: str
+    network: str
+    methods: Callable[[], dict[str, Callable]]
+    metrics: tuple[str, ...]
+    table: str
+    pictures: int = 0
+    step: int = 896
+    chunk: int = 4
+
+    def data(self) -> Any:
+        """The part's pictures as a dataset."""
+        return Subset(dataset := open_dataset(self.dataset), chosen(dataset.ids, self.pictures))
+
+    @property
+    def file(self) -> Path:
+        return RESULTS / self.dataset / self.network / f"{self.table}.parquet"
+
+
+def chosen(ids: list, count: int) -> list:
+    """The first `count` ids; with a minus the last; 0 for all.
+
+    >>> from thesis_lib.runs.record import chosen
+    >>> chosen(["a", "b", "c"], 2), chosen(["a", "b", "c"], -1)
+    (['a', 'b'], ['c'])
+    """
+    return list(ids)[count:] if count < 0 else list(ids)[: count or None]
+
+
+# The plan
+
+
+def _yardsticks():
+    return {name: METHODS[name] for name in ("random", "centre")}
+
+
+def _bare(family):
+    return {name: METHODS[name] for name in METHODS.of(family)}
+
+
+def _game(family):
+    """In scenes every size counts: the class that is asked for is often not the top one."""
+    methods = _bare(family)
+    gated = {f"{n} gate=prediction": methods[n] for n in ("cameras", "msg_cam") if n in methods}
+    for name in ("cameras", "msg_cam"):
+        if name in methods:
+            methods[name] = partial(methods[name], gate="always")
+    return methods | gated | _yardsticks()
+
+
+WINDOW = {"window": 160, "stride": 32, "cutoff": 28}
+SESS_SIZES = [224, 288, 352, 416]
+MSG_CAM = {"sizes": [224, 324], "groups": 8}  # inside windows and SESS, where all of it takes long
+CNN_BASES = ["grad_cam", "xgrad_cam", "msg_cam"]
+VIT_BASES = ["transformer_attribution", "gradient_attention", "grad_cam"]
+
+
+def windows(names: Iterable[str], gate: str = "prediction") -> dict[str, Callable]:
+    """Chapter 4's methods: bare, enhanced by equation 4-8's sum and by the mean, under SESS."""
+    settings = {"msg_cam": MSG_CAM | ({} if gate == "prediction" else {"gate": gate})}
+    methods = variants(names, sess_sizes=SESS_SIZES, settings=settings, **WINDOW)
+    for name in names:
+        base = partial(METHODS[name], **settings.get(name, {}))
+        methods[f"{name} mean"] = enhance(base, cover="mean", **WINDOW)
+    return methods
+
+
+def sizes(count: int, step: int) -> list[int]:
+    """Equation 3-2's sizes of a picture of 224 pixels."""
+    return [224 + step * t for t in range(count)]
+
+
+# Chapter 3's ablation: factor: {value: settings of msg_cam}; the first value is the default.
+MSG_CAM_FACTORS: dict[str, dict[Any, dict]] = {
+    "N": {count: {"sizes": sizes(count, 100)} for count in (8, 1, 2, 4, 6)},
+    "step": {pixels: {"sizes": sizes(8, pixels)} for pixels in (100, 25, 50, 75)},
+    "groups": {groups: {"groups": groups} for groups in (32, 1, 4, 8, 16, 64)},
+    "theta": {theta: {"theta": theta} for theta in (70, 0, 30, 50, 90)},
+    "score": {score: {"score": score} for score in ("logit", "probability")},
+    "fuse": {masks: {"fuse": masks} for masks in ("denoised", "normalised")},
+    "gate": {gate: {"gate": gate} for gate in ("prediction", "always")},
+}
+# Chapter 4's: factor: {value: settings of enhance}, likewise.
+WINDOW_FACTORS: dict[str, dict[Any, dict]] = {
+    "window": {side: {"window": side} for side in (160, 96, 128, 192)},
+    "stride": {pixels: {"stride": pixels} for pixels in (32, 16, 64)},
+    "cutoff": {cycles: {"cutoff": cycles} for cycles in (28, 7, 14, 56, None)},
+    "lowpass": {kind: {"lowpass": kind} for kind in ("ideal", "gaussian")},
+    "cover": {cover: {"cover": cover} for cover in ("sum", "mean")},
+    "weight": {weight: {"weight": weight} for weight in ("probability", "logit")},
+    "skip": {share: {"skip": share} for share in (0.0, 0.1, 0.5)},
+}
+
+
+def varied(method: Callable, factors: dict[str, dict[Any, dict]]) -> dict[str, Callable]:
+    """{"default": method, "factor = value": the same with one setting changed}."""
+    changed = {
+        f"{factor} = {value}": settings
+        for factor, values in factors.items()
+        for value, settings in list(values.items())[1:]
+    }
+    return {"default": method} | {label: partial(method, **s) for label, s in changed.items()}
+
+
+def _msg_cam_ablation():
+    return varied(METHODS["msg_cam"], MSG_CAM_FACTORS)
+
+
+def _window_ablation(base):
+    """The enhancer is made by its settings, so that it is varied here and not by `varied`."""
+    changed = {
+        f"{factor} = {value}": settings
+        for factor, values in WINDOW_FACTORS.items()
+        for value, settings in list(values.items())[1:]
+    }
+    methods = {"bare": METHODS[base], "default": enhance(base, **WINDOW)}
+    return methods | {label: enhance(base, **WINDOW | s) for label, s in changed.items()}
+
+
+def _readings():
+    return {
+        "group_cam": METHODS["group_cam"],
+        "group_cam score=logit": partial(METHODS["group_cam"], score="logit"),
+    }
+
+
+def _vit_readings():
+    attribution = METHODS["transformer_attribution"]
+    return {
+        "transformer_attribution": attribution,
+        "transformer_attribution start_layer=1": partial(attribution, start_layer=1),
+    }
+
+
+def _sanity(base):
+    return {n: m for n, m in windows([base]).items() if n != base}
+
+
+CNN, VIT = "vgg19_glyphs", "vit_glyphs"
+CURVES, GAME = ("insertion_deletion",), ("pointing_game", "fineness")
+BOTH = ("insertion_deletion", "fineness")
+PLAN = [
+    Part("main", "glyphs", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion", 32),
+    Part("main", "glyphs", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
+         BOTH, "insertion_deletion", 32),
+    Part("scenes", "glyphs_scenes", "vgg19_glyphs_scenes", lambda: _game("convolutional"), GAME,
+         "pointing_game", 20),
+    Part("sanity", "glyphs", CNN, lambda: _bare("convolutional"), ("sanity",), "sanity", 6, chunk=2),
+    Part("sanity", "glyphs", VIT, lambda: _bare("transformer"), ("sanity",), "sanity", 8, chunk=2),
+    Part("windows", "glyphs", CNN, lambda: windows(CNN_BASES), BOTH, "windows", 16, 1792),
+    Part("windows", "glyphs", VIT, lambda: windows(VIT_BASES), BOTH, "windows", 16, 1792),
+    Part("windows", "glyphs_scenes", "vgg19_glyphs_scenes", lambda: windows(CNN_BASES[:2], "always"), GAME,
+         "windows", 16),
+    Part("windows", "glyphs_scenes", "vit_glyphs_scenes", lambda: windows(VIT_BASES), GAME, "windows", 16),
+    Part("windows", "glyphs", CNN, lambda: _sanity("grad_cam"), ("sanity",), "sanity", 6, chunk=2),
+    Part("windows", "glyphs", VIT, lambda: _sanity("transformer_attribution"), ("sanity",), "sanity", 8, chunk=2),
+    Part("ablation", "glyphs", CNN, _msg_cam_ablation, CURVES, "ablation", -12, 1792),
+    Part("ablation", "glyphs", CNN, lambda: _window_ablation("grad_cam"), BOTH, "window_ablation", -12, 1792),
+    Part("ablation", "glyphs", VIT, lambda: _window_ablation("transformer_attribution"), BOTH, "window_ablation",
+         -12, 1792),
+    Part("ablation", "glyphs", CNN, _readings, CURVES, "readings", -12, 1792),
+    Part("ablation", "glyphs", VIT, _vit_readings, CURVES, "readings", -12, 1792),
+]  # fmt: skip
+
+
+# Tables
+
+
+def recorded(dataset: str, network: str, metric: str) -> pd.DataFrame:
+    """Recorded rows, as `evaluate` returns them; what was measured how is in `.attrs["provenance"]`.
+
+    Args:
+        dataset, network: names; metric: the table's name, such as "insertion_deletion".
+
+    Raises:
+        FileNotFoundError: nothing is recorded under these names; it says what is.
+
+    >>> rows = tl.recorded("glyphs", "vgg19_glyphs", "insertion_deletion")
+    >>> sorted(rows["method"].unique())[:3]
+    ['cameras', 'centre', 'grad_cam']
+    """
+    file = RESULTS / dataset / network / f"{metric}.parquet"
+    if not file.exists():
+        there = ", ".join(f"{d} {n} {t}" for d, n, t in tables())
+        raise FileNotFoundError(f"no rows are recorded for {dataset} {network} {metric}; there are: {there}")
+    rows = pq.read_table(file).to_pandas()
+    rows.attrs["provenance"] = json.loads(file.with_suffix(".json").read_text("utf-8"))
+    return rows
+
+
+def tables() -> list[tuple[str, str, str]]:
+    """(dataset, network, table) of all recorded tables."""
+    return sorted((f.parts[-3], f.parts[-2], f.stem) for f in RESULTS.glob("*/*/*.parquet"))
+
+
+def write(file: Path, rows: pd.DataFrame, provenance: dict) -> None:
+    """A table and its provenance; curves as 16-bit floats."""
+    columns = {}
+    for name in rows:
+        values = rows[name].tolist()
+        if isinstance(values[0], (list, np.ndarray)):
+            flags = np.asarray(values[0]).dtype.kind == "b"
+            lists = [np.asarray(v, bool if flags else np.float16) for v in values]
+            columns[name] = pa.array(lists, pa.list_(pa.bool_() if flags else pa.float16()))
+        else:
+            values = rows[name].astype(np.float32) if rows[name].dtype == np.float64 else rows[name]
+            columns[name] = pa.Array.from_pandas(values)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(file, lambda path: pq.write_table(pa.table(columns), path, compression="zstd"))
+    text = json.dumps(provenance, indent=1) + "\n"
+    files.replace(file.with_suffix(".json"), lambda path: path.write_text(text, "utf-8"))
+
+
+def without_code(described: Any) -> Any:
+    """What `key.describe` says, less its digests of code: the settings."""
+    if isinstance(described, list):
+        return ["" if _is_digest(item) else without_code(item) for item in described]
+    if isinstance(described, dict):
+        return {name: without_code(item) for name, item in described.items()}
+    return described
+
+
+def _is_digest(item):
+    return isinstance(item, str) and re.fullmatch("[0-9a-f]{16}", item) is not None
+
+
+# Recording
+
+
+def facts(part: Part, classifier: Any, methods: dict[str, Callable]) -> dict:
+    """What a table's rows of each label depend on, besides the pictures."""
+    common = {
+        "metrics": key.describe_metrics(part.metrics),
+        "classifier": {k: v for k, v in key.describe_classifier(classifier).items() if k != "device"},
+        "step": part.step,
+        "chunk": part.chunk if any(METRICS[m].neighbours for m in part.metrics) else None,
+        "loop": key.loop(),
+    }
+    return {label: common | {"method": key.describe(method)} for label, method in methods.items()}
+
+
+def record(part: Part) -> None:
+    """Measure what of a part is missing, and write its table."""
+    data, classifier, methods = part.data(), load_classifier(part.network), part.methods()
+    now = facts(part, classifier, methods)
+    rows, provenance = _table(part)
+    missing = {}
+    for label, method in methods.items():
+        known = provenance["methods"].get(label)
+        there = set(rows.loc[rows["method"] == label, "id"]) if known else set()
+        there |= set(known["left_out"]) if known else set()
+        if not known or not set(data.ids) <= there or without_code(known["facts"]) != without_code(now[label]):
+            missing[label] = method
+        elif known["facts"] != now[label]:
+            if _agrees(part, data, classifier, label, method, rows):
+                known["facts"] = now[label]
+                write(part.file, rows, provenance)
+                say(f"{part.file.stem}, {label}: the code has changed, the rows have not")
+            else:
+                missing[label] = method
+    title = f"{part.name}: {part.dataset} {part.network} {part.table}"
+    if not missing:
+        say(f"{title}: recorded already")
+        return
+    say(f"{title}: {', '.join(missing)}")
+    begin = time.monotonic()
+    new = evaluate(
+        data, classifier, missing, RUNS, metrics=part.metrics, step=part.step, chunk=part.chunk
+    )
+    manifest = files.manifest(Path(new.attrs["run"]))
+    rows, provenance = _table(part)  # another process may have written meanwhile
+    order = [*dict.fromkeys([*rows["method"], *missing])] if len(rows) else list(missing)
+    rows = pd.concat([rows[~rows["method"].isin(list(missing))], new] if len(rows) else [new])
+    rank = {label: k for k, label in enumerate(order)}
+    rows = rows.sort_values("method", key=lambda column: column.map(rank), kind="stable")
+    for label in missing:
+        provenance["methods"][label] = {
+            "facts": now[label],
+            "pictures": int(new.loc[new["method"] == label, "id"].nunique()),
+            "left_out": [name for name, _ in manifest["skipped"] + manifest["failed"]],
+            "command": f"make record PART={part.name}",
+            "commit": manifest["commit"],
+            "device": ", ".join(manifest["devices"]),
+            "versions": key.versions(),
+            "date": datetime.date.today().isoformat(),
+        }
+    write(part.file, rows.reset_index(drop=True), provenance)
+    say(f"{title}: done in {(time.monotonic() - begin) / 60:.1f} minutes")
+
+
+def _table(part):
+    """The rows and the provenance that are there, or empty ones."""
+    if part.file.exists():
+        rows = recorded(part.dataset, part.network, part.table)
+        return rows, rows.attrs.pop("provenance")
+    empty = {"dataset": part.dataset, "network": part.network, "table": part.table, "methods": {}}
+    return pd.DataFrame(columns=["method", "id"]), empty
+
+
+def _agrees(part, data, classifier, label, method, rows):
+    """Whether the rows of some pictures come out as they are recorded."""
+    few = [data[i] for i in np.linspace(0, len(data) - 1, SAMPLE).astype(int)]
+    if any(METRICS[m].neighbours for m in part.metrics):
+        few = [data[i] for i in range(min(part.chunk, len(data)))]
+    old = rows[(rows["method"] == label) & rows["id"].isin([sample.id for sample in few])]
+    new, _ = measure(few, classifier, {label: method}, part.metrics, part.step)
+    return not len(disagreements(old, new, part.metrics))
+
+
+def disagreements(old: pd.DataFrame, new: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Where two measurements of the same rows lie further apart than the metrics tolerate.
+
+    Returns one row for each (id, class, method, column): recorded, measured, difference. A row that
+    one of both lacks has a difference of infinity.
+    """
+    index = ["id", "class", "method"]
+    a, b = (rows.set_index(index) for rows in (old, new))
+    found = [(*where, "row", np.nan, np.nan, np.inf) for where in a.index.symmetric_difference(b.index)]
+    both = a.index.intersection(b.index)
+    for metric in metrics:
+        for name, column in METRICS[metric].columns.items():
+            if column.tolerance is None:
+                continue
+            for where in both:
+                x, y = (np.asarray(rows.loc[where, name], float) for rows in (a, b))
+                gap = difference(x, y)
+                if gap > column.tolerance + (2**-11 if x.ndim else 0):  # of 16-bit floats
+                    found.append((*where, name, float(x.mean()), float(y.mean()), gap))
+    return pd.DataFrame(found, columns=[*index, "column", "recorded", "measured", "difference"])
+
+
+def difference(x: np.ndarray, y: np.ndarray) -> float:
+    """Greatest absolute difference; two NaN are equal, one is not."""
+    if x.shape != y.shape or (np.isnan(x) != np.isnan(y)).any():
+        return np.inf
+    return float(np.nan_to_num(np.abs(x - y)).max(initial=0))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m thesis_lib.runs.record", description="Record rows.")
+    names = list(dict.fromkeys(part.name for part in PLAN))
+    parser.add_argument("parts", nargs="*", help=f"among {', '.join(names)}; without any, all")
+    given = parser.parse_args(arguments)
+    if unknown := set(given.parts) - set(names):
+        parser.error(f"no part is called {', '.join(unknown)}: there are {', '.join(names)}")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    os.environ.pop("TQDM_DISABLE", None)
+    for part in PLAN:
+        if not given.parts or part.name in given.parts:
+            record(part)
+
+
+if __name__ == "__main__":
+    main()
