@@ -34,6 +34,7 @@ from thesis_lib.data.subsets import Subset
 from thesis_lib.methods import METHODS, enhance, variants
 from thesis_lib.metrics import METRICS
 from thesis_lib.metrics.measure import measure
+from thesis_lib.metrics.sanity import sanity_layers
 from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate
 from thesis_lib.runs.job import say
@@ -303,6 +304,7 @@ def record(part: Part) -> None:
     """Measure what of a part is missing, and write its table."""
     data, classifier, methods = part.data(), load_classifier(part.network), part.methods()
     now = facts(part, classifier, methods)
+    layers = sanity_layers(classifier) if "sanity" in part.metrics else None
     rows, provenance = _table(part)
     missing = {}
     for label, method in methods.items():
@@ -313,7 +315,7 @@ def record(part: Part) -> None:
             missing[label] = method
         elif known["facts"] != now[label]:
             if _agrees(part, data, classifier, label, method, rows):
-                known["facts"] = now[label]
+                known |= {"facts": now[label], "layers": layers}
                 write(part.file, rows, provenance)
                 say(f"{part.file.stem}, {label}: the code has changed, the rows have not")
             else:
@@ -338,6 +340,7 @@ def record(part: Part) -> None:
             "facts": now[label],
             "pictures": int(new.loc[new["method"] == label, "id"].nunique()),
             "left_out": [name for name, _ in manifest["skipped"] + manifest["failed"]],
+            "layers": layers,
             "command": f"make record PART={part.name}",
             "commit": manifest["commit"],
             "device": ", ".join(manifest["devices"]),

@@ -1,0 +1,122 @@
+"""The rows that a page shows: recorded ones where they are what the page's parameters name, else measured."""
+
+import random
+
+import pandas as pd
+
+from thesis_lib.data import from_repository
+from thesis_lib.data.models import load_classifier
+from thesis_lib.data.registry import open_dataset
+from thesis_lib.metrics import METRICS
+from thesis_lib.runs import files, key
+from thesis_lib.runs.evaluate import evaluate, load_rows
+from thesis_lib.runs.record import recorded, without_code
+from thesis_lib.runs.verify import again, draws, parts_of
+
+
+def rows_of(
+    table: str,
+    dataset: str,
+    network: str,
+    methods: dict,
+    *,
+    metrics: tuple = ("insertion_deletion",),
+    weights: str = "",
+    data_root: str = "",
+    subset: str = "",
+    images: int = 0,
+    step: int = 896,
+    device: str = "",
+    out: str = "_build/runs",
+    run: str = "",
+    engine: str = "local",
+    scheduler: str = "",
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Rows of methods {label: method}, as `evaluate` returns them.
+
+    Recorded ones of `table` if they are of this dataset, network (with its own weights), step and of these
+    methods with these settings; `images` is then 0 for all of them, or as many as there are. Else what is missing
+    is measured: a run in `out` that goes on where it stopped. `run` names the folder of a finished one.
+
+    The result's `attrs` hold "provenance" (recorded) or "run" (measured).
+    """  # fmt: skip
+    if run:
+        return load_rows(from_repository(run))
+    if not (weights or data_root or subset):
+        rows = _recorded(table, dataset, network, methods, step, images)
+        if rows is not None:
+            return rows
+    data = open_dataset(dataset, data_root, subset)
+    classifier = load_classifier(
+        network, weights or None, device=None if engine == "dask" else device or None
+    )
+    return evaluate(
+        data, classifier, methods, from_repository(out), metrics=metrics, limit=images or None, step=step,
+        engine=engine, scheduler=scheduler or None, device=device or None, progress=progress,
+    )  # fmt: skip
+
+
+def _recorded(table, dataset, network, methods, step, images):
+    try:
+        rows = recorded(dataset, network, table)
+    except FileNotFoundError:
+        return None
+    provenance = rows.attrs["provenance"]
+    for label, method in methods.items():
+        known = provenance["methods"].get(label)
+        if known is None or known["facts"]["step"] != step:
+            return None
+        if without_code(known["facts"]["method"]) != without_code(key.describe(method)):
+            return None
+    rows = rows[rows["method"].isin(list(methods))]
+    if images and images > rows["id"].nunique():
+        return None
+    if images:
+        rows = rows[rows["id"].isin(rows["id"].unique()[:images])]
+    rows = rows.reset_index(drop=True)
+    rows.attrs["provenance"] = provenance
+    return rows
+
+
+def source(rows: pd.DataFrame) -> str:
+    """One line for under a table, in Markdown: dataset, network, n, command, machine, date."""
+    n = rows["id"].nunique()
+    if "provenance" not in rows.attrs:
+        facts = files.manifest(from_repository(rows.attrs["run"]))
+        settings = facts["settings"]
+        return (
+            f"*{settings['dataset']['name']}, {settings['classifier']['name']}, n = {n} pictures; measured by "
+            f"`tl.evaluate`, run {rows.attrs['run'].rsplit('/', 1)[-1]}, {', '.join(facts['devices'])}.*"
+        )
+    known = rows.attrs["provenance"]
+    methods = [known["methods"][label] for label in rows["method"].unique()]
+
+    def each(what):
+        return ", ".join(sorted({facts[what] for facts in methods}))
+
+    commits = ", ".join(sorted({(facts["commit"] or "none")[:7] for facts in methods}))
+    return (
+        f"*{known['dataset']}, {known['network']}, n = {n} pictures; recorded by `{each('command')}` on "
+        f"{each('device')}, {each('date')}, commit {commits}.*"
+    )
+
+
+def measured_again(rows: pd.DataFrame, count: int = 1, most: float = 300, seed: int = 0) -> pd.DataFrame:
+    """Some cheap recorded rows measured again on this machine, now: recorded, measured, difference.
+
+    The column compared is the first of the table's metrics that has a direction. Rows that were measured just
+    now, or whose pictures or weights are not here, give an empty table.
+    """
+    columns = ["picture", "method", "column", "recorded", "measured", "difference"]
+    known = rows.attrs.get("provenance", {})
+    found = []
+    for part in parts_of(*(known.get(k, "") for k in ("dataset", "network", "table"))):
+        names = [c for m in part.metrics for c in METRICS[m].columns if c in ("overall", "hits", "flat")]
+        for some in draws(part, rows, random.Random(seed), most):
+            if len(found) >= count:
+                break
+            old, new = again(part, some)
+            a, b = float(old[names[0]].iloc[0]), float(new[names[0]].iloc[0])
+            found.append((old["id"].iloc[0], old["method"].iloc[0], names[0], a, b, abs(a - b)))
+    return pd.DataFrame(found, columns=columns)

@@ -1,0 +1,148 @@
+"""Recorded rows, measured again at random: `make verify MINUTES=20 [SEED=n]`.
+
+For each table: how many rows were measured again, how many agree, and the greatest difference. A row agrees if
+every column lies within its metric's tolerance (0.002 of over-all). The exit status is 1 if of some table less
+than 99 % agree. Tables whose pictures or weights are not here are named.
+"""
+
+import argparse
+import functools
+import os
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from thesis_lib.data.models import load_classifier
+from thesis_lib.metrics import METRICS
+from thesis_lib.metrics.measure import measure
+from thesis_lib.runs.record import PLAN, Part, difference, disagreements, recorded, tables
+
+AGREE = 0.99
+
+
+def parts_of(dataset: str, network: str, table: str) -> list[Part]:
+    """The parts of the plan that make a table; none where its pictures or weights are not here."""
+    return [p for p in PLAN if (p.dataset, p.network, p.table) == (dataset, network, table)]
+
+
+def again(part: Part, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of one picture and one method measured again: (recorded, measured)."""
+    data, classifier, methods = _means(part)
+    name, label = rows["id"].iloc[0], rows["method"].iloc[0]
+    position = list(data.ids).index(name)
+    start = position // part.chunk * part.chunk
+    needed = any(METRICS[m].neighbours for m in part.metrics)
+    chunk = range(start, min(start + part.chunk, len(data))) if needed else [position]
+    new, _ = measure([data[i] for i in chunk], classifier, {label: methods[label]}, part.metrics, part.step)
+    return rows, new[new["id"] == name]
+
+
+@functools.lru_cache(maxsize=4)
+def _means(part):
+    return part.data(), load_classifier(part.network), part.methods()
+
+
+def draws(part: Part, rows: pd.DataFrame, rng: random.Random, most: float) -> Iterator[pd.DataFrame]:
+    """The rows of one picture and method after the other, in random order, each of at most so many passes."""
+    labels = set(part.methods())
+    cost = rows.groupby(["id", "method"])["spent"].sum()
+    if any(METRICS[m].neighbours for m in part.metrics):
+        cost = cost * part.chunk
+    pairs = sorted(pair for pair, passes in cost.items() if passes <= most and pair[1] in labels)
+    rng.shuffle(pairs)
+    for name, label in pairs:
+        yield rows[(rows["id"] == name) & (rows["method"] == label)]
+
+
+def cause(old: pd.DataFrame, new: pd.DataFrame) -> str:
+    """Why a row came out differently, as far as the row itself can tell."""
+    if len(old) != len(new) or set(old["class"]) != set(new["class"]):
+        return "the network names another class"
+    if abs(old["passes"].sum() - new["passes"].sum()) > 1e-3:
+        return "a gate or a flat mask: another number of passes"
+    if "tied" in old and old["tied"].sum() != new["tied"].sum():
+        return "a tie: another number of equal pixels"
+    return "the order of pixels, at a percentile's or a rank's edge, or other values"
+
+
+def check(
+    part: Part,
+    rows: pd.DataFrame,
+    rng: random.Random,
+    seconds: float,
+    most: float = np.inf,
+    fewest: int = 1,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Measure rows of a part again for so many seconds, `fewest` at least and `limit` at most.
+
+    Returns rows (how many were measured again), agree, greatest (difference of over-all, or of the first
+    column), and lines: what lies beyond the tolerance, with its cause.
+    """  # fmt: skip
+    begin, found = time.monotonic(), {"rows": 0, "agree": 0, "greatest": 0.0, "lines": []}
+    columns = [c for m in part.metrics for c in METRICS[m].columns]
+    first = "overall" if "overall" in columns else next(c for c in columns if METRICS.columns[c].tolerance)
+    for some in draws(part, rows, rng, most):
+        if found["rows"] >= fewest and time.monotonic() - begin > seconds:
+            break
+        if limit is not None and found["rows"] >= limit:
+            break
+        old, new = again(part, some)
+        wrong = disagreements(old, new, part.metrics)
+        bad = len(wrong.drop_duplicates(["id", "class", "method"]))
+        found["rows"] += len(old)
+        found["agree"] += len(old) - min(bad, len(old))
+        if len(old) == len(new):
+            gaps = (
+                difference(np.asarray(x, float), np.asarray(y, float))
+                for x, y in zip(old[first], new[first], strict=True)
+            )
+            found["greatest"] = max(found["greatest"], *gaps)
+        for _, row in wrong.iterrows():
+            found["lines"].append(
+                f"{row['id']} class {row['class']} {row['method']} {row['column']}: recorded {row['recorded']:.4f}, "
+                f"now {row['measured']:.4f} ({cause(old, new)})"
+            )
+    return found
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m thesis_lib.runs.verify", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--seed", type=int, help="repeats a draw; without it each is new")
+    given = parser.parse_args(arguments)
+    seed = int.from_bytes(os.urandom(4)) if given.seed is None else given.seed
+    rng = random.Random(seed)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    work = []
+    for name in tables():
+        parts = parts_of(*name)
+        if not parts:
+            print(f"{' '.join(name)}: not measured again, its pictures or weights are not in this repository")
+        work += [(name, part) for part in parts]
+    print(f"seed {seed}; {len(work)} parts of tables, {given.minutes:g} minutes", flush=True)
+    failed, begin = [], time.monotonic()
+    for k, (name, part) in enumerate(work):
+        left = 60 * given.minutes - (time.monotonic() - begin)
+        found = check(part, recorded(*name), rng, max(0, left) / (len(work) - k))
+        bad = found["agree"] < AGREE * found["rows"]
+        print(
+            f"{' '.join(name)}, {part.name}: {found['agree']} of {found['rows']} rows agree, greatest difference "
+            f"{found['greatest']:.5f}{'  DISAGREES' if bad else ''}",
+            flush=True,
+        )
+        for line in found["lines"]:
+            print(f"    {line}")
+        failed += [name] if bad else []
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
