@@ -1,0 +1,100 @@
+"""What all adapters share: their registry, their libraries, and a copy of the network to work on."""
+
+import copy
+import functools
+import importlib
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from thesis_lib.classifier import Classifier
+from thesis_lib.methods.base import Methods, explainer
+
+# `family` is here the thesis's own, of section 1.2: "backpropagation", "class activation" or
+# "perturbation". It names every one of these methods, hence `thesis` stays True.
+PEERS = Methods("method of another library")
+
+
+def library(module: str) -> ModuleType:
+    """A module of a library that thesis_lib does without, such as "captum.attr".
+
+    Write the name where the call stands: a run's key looks there for the libraries whose versions
+    it depends on (`thesis_lib.runs.key`).
+
+    Raises ImportError, which says how to install it, where the library is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.split(".")[0]
+        if error.name is None or error.name.split(".")[0] != package:
+            raise
+        raise ImportError(
+            f'{package} is not installed; it comes with the extra "peers": pip install -e ".[peers]"'
+        ) from error
+
+
+def lend(clf: Classifier) -> Classifier:
+    """The classifier with a copy of its network that a library may hook and change.
+
+    The copy is in eval mode; its parameters need no gradients, and nothing works in place.
+    """
+    lent = copy.copy(clf)
+    lent.network = copy.deepcopy(clf.network).eval().requires_grad_(False)
+    for module in lent.network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False
+    return lent
+
+
+def peer(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a method of a function (lent classifier, image (1, 3, H, W), class (1,)) -> (1, h, w).
+
+    The method takes (classifier, images, classes=None, **settings) and returns maps (N, H, W) in
+    [0, 1], as those of `thesis_lib.METHODS`; a flat or non-finite map becomes zero and is counted.
+    """
+
+    @explainer()
+    @functools.wraps(function)
+    def method(clf, images, classes=None, **settings):
+        classes = clf.predict(images) if classes is None else classes
+        devices, maps = [clf.device] if clf.device.type == "cuda" else [], []
+        with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # captum says each time that it sets hooks
+            lent = lend(clf)
+            for image, target in zip(images.split(1), classes.split(1), strict=True):
+                with torch.random.fork_rng(devices):
+                    torch.manual_seed(0)
+                    # Copies: autograd refuses what the caller's inference_mode made.
+                    one = function(lent, image.clone(), target.clone(), **settings)
+                maps.append(torch.as_tensor(one, device=clf.device).detach().to(clf.dtype))
+        return torch.cat(maps)
+
+    return method
+
+
+def pixelwise(attribute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a method of a function (lent classifier, image, class) -> attributions (1, 3, H, W).
+
+    The method has one setting more. reading: "absolute", the largest absolute value over the
+    colours (Simonyan et al., 2014); or "positive", the sum over the colours where it is above 0,
+    which is what speaks for the class. Anything else raises ValueError.
+    """
+
+    @peer
+    @functools.wraps(attribute)
+    def method(clf, image, target, reading="absolute", **settings):
+        if reading not in ("absolute", "positive"):
+            raise ValueError(f'reading is "absolute" or "positive", not {reading!r}')
+        colours = attribute(clf, image, target, **settings)
+        return colours.abs().amax(1) if reading == "absolute" else colours.sum(1).relu()
+
+    return method
+
+
+def probability(clf: Classifier, target: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function images (n, 3, H, W) -> probabilities (n,) of one class (1,)."""
+    return lambda images: clf.scores(images, target.expand(len(images)), "probability")
