@@ -186,18 +186,27 @@ NEEDS = {  # whose versions a run's key holds
 }
 
 
-@pytest.mark.parametrize("changed", NEEDS)
-def test_another_version_of_a_library_is_another_run_of_its_methods_alone(changed, monkeypatch):
+@pytest.fixture(scope="module")
+def runs():
+    """What a run's key holds of each method, again each time that it is called."""
     methods = peers.METHODS | {
         "ours": tl.METHODS["grad_cam"],
         "torchcam": peers.torchcam("LayerCAM"),
         "pytorch_grad_cam": peers.pytorch_grad_cam("LayerCAM"),
     }
-    before = {name: key.describe(method) for name, method in methods.items()}
-    assert before == {name: key.describe(method) for name, method in methods.items()}
+    return lambda: {name: key.describe(method) for name, method in methods.items()}
+
+
+@pytest.fixture(scope="module")
+def named(runs):
+    return runs()
+
+
+@pytest.mark.parametrize("changed", NEEDS)
+def test_another_version_of_a_library_is_another_run_of_its_methods_alone(changed, runs, named, monkeypatch):
     installed = key._version
     monkeypatch.setattr(key, "_version", lambda name: "0.0" if name == changed else installed(name))
-    found = {name for name, method in methods.items() if key.describe(method) != before[name]}
+    found = {name for name, description in runs().items() if description != named[name]}
     assert found == {*NEEDS[changed].split()}
 
 
