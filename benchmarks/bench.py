@@ -208,7 +208,7 @@ def multiscale(bench):
         with tl.counting() as counts:
             msg_cam(clf, x, c)
         masks = counts["forward images"] - n * len(scaled)
-        scales = [(1, part) for s in scaled for part in clf._passes(s)]
+        scales = [(1, part) for s in scaled for part, _ in clf.passes(s)]
         area = sum(s[0, 0].numel() for s in scaled) / x[0, 0].numel()
         # Equation 3-8 is a jump: in float32 a pixel of each mask may fall on its other side.
         with torch.backends.cudnn.flags(allow_tf32=False):

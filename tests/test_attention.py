@@ -12,7 +12,7 @@ from test_classifier import assert_same_state, state
 
 import thesis_lib as tl
 from thesis_lib.kernels import min_max
-from thesis_lib.methods import attention
+from thesis_lib.methods import open_vit, relevance
 
 NAMES = list(oracle_attention.METHODS)
 
@@ -85,8 +85,8 @@ def test_relevance_is_kept_from_block_to_block(network):
         for entering, ra, rv in zip(parts[3], parts[2], parts[4], strict=True):
             assert entering.sum().item() == pytest.approx(1, abs=1e-5)
             assert ra.sum().item() == pytest.approx(rv.sum().item(), abs=1e-5)
-    trace = attention._trace(clf, x, torch.tensor([0, 3, 6]))
-    for i, found in enumerate(zip(*attention.attention_relevance(trace), strict=True)):
+    trace = open_vit.open_vit(clf, x, torch.tensor([0, 3, 6]))
+    for i, found in enumerate(zip(*relevance.attention_relevance(trace), strict=True)):
         literal = oracle_attention.analyse(clf.network, x[[i]], [0, 3, 6][i])[2]
         for ours, theirs in zip(found, literal, strict=True):
             error = (ours - theirs).abs().max() / theirs.abs().max()
@@ -96,9 +96,9 @@ def test_relevance_is_kept_from_block_to_block(network):
 def test_split_keeps_each_images_relevance():
     generator = torch.Generator().manual_seed(0)
     r, a, b = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64)
-    first, second = attention._split(r, a, b)
+    first, second = relevance._split(r, a, b)
     torch.testing.assert_close((first + second).sum((1, 2)), r.sum((1, 2)), rtol=1e-6, atol=1e-6)
-    alone = attention._split(r[[2]], a[[2]], b[[2]])
+    alone = relevance._split(r[[2]], a[[2]], b[[2]])
     torch.testing.assert_close(alone[0][0], first[2], rtol=0, atol=1e-12)
 
 

@@ -9,7 +9,7 @@ from networks import FAMILIES, images, random_network
 from torch import nn
 
 import thesis_lib as tl
-from thesis_lib.classifier import find_layer
+from thesis_lib.layers import find_layer, token_grid
 
 
 def classifier(family=networks.Plain, seed=0, **settings):
@@ -65,7 +65,8 @@ def test_a_network_in_bfloat16_takes_and_gives_float32():
     clf, x = tl.load_classifier("vgg19_glyphs", device="cpu"), images(4, 224, 224)
     low = tl.load_classifier("vgg19_glyphs", device="cpu", bf16=True)
     assert {p.dtype for p in low.network.parameters()} == {torch.bfloat16}
-    for ours, exact in zip(low.features_and_gradients(x, 3), clf.features_and_gradients(x, 3)):
+    pair = low.features_and_gradients(x, 3), clf.features_and_gradients(x, 3)
+    for ours, exact in zip(*pair, strict=True):
         assert ours.dtype == exact.dtype
         if ours.is_floating_point():
             assert (ours - exact).norm() < 0.2 * exact.norm()  # 8 bits, and max-pooling chooses
@@ -394,12 +395,12 @@ def test_tokens_are_feature_maps_and_the_class_token_is_not_among_them():
     ],
 )
 def test_tokens_lie_on_a_grid_of_the_images_shape(length, size, expected):
-    assert tl.classifier.token_grid(length, size) == expected
+    assert token_grid(length, size) == expected
 
 
 def test_tokens_that_form_no_grid():
     with pytest.raises(ValueError, match="do not form a grid"):
-        tl.classifier.token_grid(190, (224, 224))
+        token_grid(190, (224, 224))
 
 
 def test_a_vit_takes_images_of_its_own_size_only():

@@ -1,27 +1,19 @@
 """F: a network and its explained layer. Scores, features, and gradients in one forward pass."""
 
 import copy
-import math
-from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from thesis_lib.counts import count
+from thesis_lib.layers import eval_mode, find_layer, read_maps, write_maps
 
+Classes = int | Sequence[int] | Tensor | None  # None: the predicted ones
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_NOT_EXPLAINED = (
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.modules.dropout._DropoutNd,
-    nn.Identity,
-    nn.Flatten,
-)
 
 
 class Classifier:
@@ -37,7 +29,7 @@ class Classifier:
         layer: name of the explained layer; None finds it (`find_layer`).
         name: how it is called where it is printed.
         categories: names of the classes, None where they have none.
-        mean, std: of the pixels, for `normalise`.
+        mean, std: of the pixels, one number for each channel, for `normalise`.
         activation: "softmax", or "sigmoid" for a multi-label network.
         batch: images of up to 224 x 224 pixels in a forward pass, larger ones in proportion fewer.
             None: 16 on the CPU, where larger passes are slower, 128 elsewhere.
@@ -54,13 +46,21 @@ class Classifier:
     """
 
     def __init__(
-        self, network, layer=None, name="", categories=None,
-        mean=IMAGENET_MEAN, std=IMAGENET_STD, activation="softmax", batch=None,
-    ):  # fmt: skip
+        self,
+        network: nn.Module,
+        layer: str | None = None,
+        name: str = "",
+        categories: Sequence[str] | None = None,
+        mean: Iterable[float] = IMAGENET_MEAN,
+        std: Iterable[float] = IMAGENET_STD,
+        activation: str = "softmax",
+        batch: int | None = None,
+    ):
         if activation not in ("softmax", "sigmoid"):
             raise ValueError(f'activation is "softmax" or "sigmoid", not {activation!r}')
         self.network, self.name, self.categories = network, name, categories
-        self.mean, self.std, self.activation = mean, std, activation
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.activation = activation
         self._batch = None if batch is None else _at_least_one(batch)
         # On the CPU twice as fast in batches (benchmarks, case "floor").
         convolutional = any(isinstance(m, nn.Conv2d) for m in network.modules())
@@ -72,34 +72,34 @@ class Classifier:
                 f"the network has no layer {layer!r}; its last ones are {', '.join(names[-12:])}"
             )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Classifier({self.name or type(self.network).__name__}, layer={self.layer!r})"
 
     @property
-    def _parameter(self):
+    def _parameter(self) -> Tensor:
         tensors = [*self.network.parameters(), *self.network.buffers()]
         return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self._parameter.device
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         """The float type of images, features and logits."""
         return torch.float32 if self._parameter.dtype.itemsize < 4 else self._parameter.dtype
 
     @property
-    def batch(self):
+    def batch(self) -> int:
         return self._batch or (16 if self.device.type == "cpu" else 128)
 
-    def with_batch(self, batch):
+    def with_batch(self, batch: int) -> Self:
         """The same classifier, the same network, with another `batch`."""
         other = copy.copy(self)
         other._batch = _at_least_one(batch)
         return other
 
-    def normalise(self, pixels):
+    def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) in [0, 1] to what the network takes.
 
         >>> grey = torch.full((1, 3, 2, 2), 0.5)
@@ -108,7 +108,7 @@ class Classifier:
         """
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
 
-    def denormalise(self, images):
+    def denormalise(self, images: Tensor) -> Tensor:
         """The inverse of `normalise`."""
         return images * self._channels(self.std, images) + self._channels(self.mean, images)
 
@@ -116,7 +116,7 @@ class Classifier:
     def _channels(values, like):
         return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
-    def prepare(self, images):
+    def prepare(self, images: Tensor) -> Tensor:
         """Images checked, on the network's device and in its float type."""
         shape = tuple(getattr(images, "shape", ()))
         if not torch.is_tensor(images) or len(shape) != 4 or not images.is_floating_point():
@@ -130,7 +130,7 @@ class Classifier:
         # Autograd refuses what the caller's inference_mode made, but takes a copy.
         return images.clone() if images.is_inference() else images
 
-    def targets(self, classes, n):
+    def targets(self, classes: Classes, n: int) -> Tensor | None:
         """classes as int64 (n,) on the network's device; None stays None, the predicted ones."""
         if classes is None:
             return None
@@ -141,7 +141,32 @@ class Classifier:
             raise ValueError(f"{len(classes)} classes for {n} images")
         return classes.long().expand(n).clone()  # a copy for autograd, as in `prepare`
 
-    def logits(self, images):
+    def passes(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Runs the network, one full batch after the other, each when it is asked for.
+
+        In eval mode and without a graph. The logits are not checked: to look at them would make
+        each pass wait for the GPU.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+
+        Yields:
+            the images of a pass (n, 3, H, W), checked and on the network's device, and their
+            logits (n, C).
+
+        Raises:
+            ValueError: images that are no float tensor of that shape, or that the network refuses.
+
+        >>> three = images.expand(3, -1, -1, -1)
+        >>> [(len(part), logits.shape[1]) for part, logits in clf.with_batch(2).passes(three)]
+        [(2, 20), (1, 20)]
+        """
+        for part in self._split(self.prepare(images)):
+            with torch.inference_mode():
+                logits = self._forward(part)
+            yield part, logits.clone()  # outside: an ordinary tensor again
+
+    def logits(self, images: Tensor) -> Tensor:
         """F before the activation: (N, 3, H, W) -> (N, C).
 
         Raises:
@@ -150,12 +175,9 @@ class Classifier:
         >>> clf.logits(images).shape
         torch.Size([1, 20])
         """
-        images = self.prepare(images)
-        with torch.inference_mode():
-            logits = [self._forward(part) for part in self._passes(images)]
-        return _finite(torch.cat(logits))  # outside: an ordinary tensor again
+        return _finite(torch.cat([logits for _, logits in self.passes(images)]))
 
-    def probabilities(self, images):
+    def probabilities(self, images: Tensor) -> Tensor:
         """Softmax (or sigmoid) of the logits: (N, 3, H, W) -> (N, C).
 
         >>> round(float(clf.probabilities(images).sum()), 3)
@@ -163,7 +185,7 @@ class Classifier:
         """
         return self._activate(self.logits(images))
 
-    def predict(self, images):
+    def predict(self, images: Tensor) -> Tensor:
         """The class of the largest logit: (N, 3, H, W) -> (N,).
 
         >>> clf.categories[int(clf.predict(images))]
@@ -171,16 +193,15 @@ class Classifier:
         """
         return self.logits(images).argmax(1)
 
-    def scores(self, images, classes, score="logit"):
+    def scores(self, images: Tensor, classes: Tensor, score: str = "logit") -> Tensor:
         """F_c: the logit or probability of one class (N,) of each image -> (N,).
 
         For the inner loops: no check of the classes or the logits (each would wait for the GPU).
         """
-        with torch.inference_mode():
-            logits = [self._forward(part) for part in self._passes(images)]
-        return self._score(torch.cat(logits), classes, score)
+        logits = torch.cat([logits for _, logits in self.passes(images)])
+        return self._score(logits, classes, score)
 
-    def features(self, images):
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features A (N, K, h, w) of the explained layer, and the logits (N, C).
 
         >>> features, logits = clf.features(images)
@@ -194,10 +215,13 @@ class Classifier:
             return output
 
         with torch.inference_mode():
-            logits = [self._forward(part, keep) for part in self._passes(self.prepare(images))]
+            logits = [self._forward(part, keep) for part in self._split(self.prepare(images))]
+        # Outside, where they are ordinary tensors again.
         return torch.cat(found).contiguous(), _finite(torch.cat(logits))
 
-    def features_and_gradients(self, images, classes=None, score="logit"):
+    def features_and_gradients(
+        self, images: Tensor, classes: Classes = None, score: str = "logit"
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features A and gradients G = dF_c/dA of the explained layer (equation 3-1).
 
         One forward pass. The graph starts at the explained layer, so only the layers behind it
@@ -219,8 +243,9 @@ class Classifier:
         >>> gradients.shape, classes.tolist()
         (torch.Size([1, 64, 14, 14]), [4])
         """
-        with torch.inference_mode(False):
-            parts = self._passes(self.prepare(images))
+        # Eval mode also for what gradient checkpoints run again on the way back.
+        with torch.inference_mode(False), eval_mode(self.network):
+            parts = self._split(self.prepare(images))
             classes = self.targets(classes, len(images))
             targets = [None] * len(parts) if classes is None else classes.split(len(parts[0]))
             results = [self._differentiate(p, t, score) for p, t in zip(parts, targets, strict=True)]
@@ -251,7 +276,7 @@ class Classifier:
             )
         return leaf.detach().contiguous(), gradients.contiguous(), logits.detach(), classes
 
-    def _passes(self, images):
+    def _split(self, images):
         """Images in parts of one forward pass each."""
         pixels = images.shape[-2] * images.shape[-1]
         return images.split(max(1, min(self.batch, self.batch * 224 * 224 // pixels)))
@@ -261,7 +286,7 @@ class Classifier:
         count("forward images", len(images))
         count("forward pixels", len(images) * images.shape[-2] * images.shape[-1])
         # no_grad also restores the mode where the hook switches it on.
-        with _eval_mode(self.network), self._hooked(hook, images.shape[-2:]), torch.no_grad():
+        with eval_mode(self.network), self._hooked(hook, images.shape[-2:]), torch.no_grad():
             try:
                 images = images.to(self._parameter.dtype, memory_format=self._format)
                 logits = self.network(images)
@@ -287,14 +312,11 @@ class Classifier:
             calls += 1
             if calls > 1:
                 raise ValueError(f"layer {self.layer!r} runs more than once: name another")
-            if torch.is_tensor(output) and output.ndim == 4:
-                return hook(output.to(self.dtype)).to(output.dtype)
-            if not torch.is_tensor(output) or output.ndim != 3:
-                raise ValueError(f"layer {self.layer!r} gives neither feature maps nor tokens")
-            # Tokens (N, L, K): those of the image are feature maps, what stands before them stays.
-            first, grid = token_grid(output.shape[1], size)
-            maps = hook(output[:, first:].mT.unflatten(2, grid).to(self.dtype)).to(output.dtype)
-            return torch.cat([output[:, :first], maps.flatten(2).mT], 1)
+            try:
+                maps = read_maps(output, size)
+            except ValueError as error:
+                raise ValueError(f"layer {self.layer!r} cannot be explained: {error}") from error
+            return write_maps(hook(maps.to(self.dtype)), output)
 
         if hook is None:
             yield
@@ -314,20 +336,6 @@ class Classifier:
         return scores.gather(1, classes[:, None])[:, 0]
 
 
-@contextmanager
-def _eval_mode(network):
-    """Eval mode inside; afterwards each module is back in its own mode."""
-    # The flags directly: `eval()` may be overridden to do more, and then not be undone.
-    training = [module for module in network.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def _at_least_one(batch):
     if batch < 1:
         raise ValueError(f"batch is the number of images in a pass, at least 1, not {batch}")
@@ -343,7 +351,7 @@ def _finite(logits):
     return logits
 
 
-def resolve_classes(classes, logits):
+def resolve_classes(classes: Tensor | None, logits: Tensor) -> Tensor:
     """The explained classes (N,): None is the predicted ones; others must exist (IndexError).
 
     >>> resolve_classes(None, torch.tensor([[0.1, 0.7, 0.2]]))
@@ -355,74 +363,3 @@ def resolve_classes(classes, logits):
     if ((classes < 0) | (classes >= n)).any():
         raise IndexError(f"class {classes.tolist()} is out of range: {n} classes, 0 to {n - 1}")
     return classes
-
-
-def token_grid(length, size):
-    """How a Transformer's `length` tokens lie on an image of `size` (H, W): (first, (h, w)).
-
-    The grid has the image's shape; `first` tokens (class, distillation, registers) precede it.
-
-    >>> token_grid(197, (224, 224))
-    (1, (14, 14))
-    """
-    height, width = size
-    for first in range(min(length, 8)):
-        h = round(math.sqrt((length - first) * height / width))
-        w = (length - first) // max(h, 1)
-        if h * w == length - first and h * width == w * height:
-            return first, (h, w)
-    raise ValueError(f"{length} tokens do not form a grid on an image of {height} x {width}")
-
-
-def find_layer(network, size=224):
-    """Name of the last convolutional layer's output: what CAM methods explain.
-
-    In a ViT it is the first norm of the last block: behind it only the class token is read, so
-    the tokens of the image have no gradient.
-
-    Runs one black image of size x size and takes the last module that ran once, with feature
-    maps larger than 1 x 1 that are neither pooled nor dropped out nor one for each class (as in
-    SqueezeNet's classifier); of modules with the same output, the innermost.
-
-    Raises:
-        ValueError: no such layer, or a network that refuses the image: name the layer yourself.
-
-    >>> find_layer(clf.network), find_layer(vit.network)
-    ('features.35', 'encoder.layers.encoder_layer_5.ln_1')
-    """
-    norms = [name for name, _ in network.named_modules() if name.endswith((".ln_1", ".norm1"))]
-    if norms and (hasattr(network, "class_token") or hasattr(network, "cls_token")):
-        return norms[-1]  # torchvision's name, and timm's
-    conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
-    if conv is None:
-        raise ValueError("the network has no convolution: name the layer to explain")
-    image = conv.weight.new_zeros(1, conv.in_channels, size, size)
-    calls = []  # (name, output, version) in the order of completion
-
-    def recorder(name):
-        # The version tells an output from itself after an in-place operation.
-        return lambda module, args, output: calls.append(
-            (name, output, output._version if torch.is_tensor(output) else 0)
-        )
-
-    handles = [m.register_forward_hook(recorder(n)) for n, m in network.named_modules() if n]
-    try:
-        with _eval_mode(network), torch.inference_mode(False), torch.no_grad():
-            classes = network(image).shape[-1]
-    except Exception as error:
-        raise ValueError(f"an image of {size} x {size} fails ({error}): name the layer") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    times = Counter(name for name, _, _ in calls)
-    makers = {}  # output -> the modules that returned it, innermost first
-    for name, output, version in calls:
-        if torch.is_tensor(output) and output.ndim == 4 and min(output.shape[-2:]) > 1:
-            makers.setdefault((id(output), version), []).append((name, output))
-    for modules in reversed(makers.values()):
-        first, output = modules[0]
-        once = [name for name, _ in modules if times[name] == 1]
-        pooled = isinstance(network.get_submodule(first), _NOT_EXPLAINED)
-        if once and not pooled and output.shape[1] != classes:
-            return once[0]
-    raise ValueError("the network has no feature maps larger than 1 x 1: name the layer")

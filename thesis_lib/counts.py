@@ -4,14 +4,19 @@ The file is not called counting.py, because a module of that name would hide `tl
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
-_counters = ContextVar("counters", default=())
+from torch import Tensor
+
+# Values may be tensors until a block ends.
+_counters: ContextVar[tuple[dict[str, Any], ...]] = ContextVar("counters", default=())
 
 
 @contextmanager
-def counting():
+def counting() -> Iterator[Counter]:
     """Count what happens inside: forward passes, flat maps, skipped groups and scales.
 
     Yields a `collections.Counter`. Names: "forward images", "forward pixels", "flat maps", "flat groups",
@@ -23,7 +28,7 @@ def counting():
     >>> counts["forward images"]
     1
     """
-    counts = Counter()
+    counts: Counter = Counter()
     token = _counters.set(_counters.get() + (counts,))
     try:
         yield counts
@@ -33,7 +38,7 @@ def counting():
             counts[name] = int(n)
 
 
-def count(name, n):
+def count(name: str, n: int | Tensor) -> None:
     """Add n (a number or a 0-d tensor) to every `counting()` block that is open.
 
     >>> from thesis_lib.counts import count

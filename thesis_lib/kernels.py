@@ -4,15 +4,17 @@ Shapes: images (N, 3, H, W), features (N, K, h, w), masks (N, B, H, W), maps (N,
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
+from torch import Tensor
 
 from thesis_lib.counts import count
 
 
-def resize(x, size):
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """The thesis's phi: bilinear interpolation of x (N, C, h, w) to size (H, W).
 
     Pixel centres as in `align_corners=False`, no anti-aliasing (PyTorch's default).
@@ -25,7 +27,7 @@ def resize(x, size):
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def blur(images, kernel_size=51, sigma=50.0):
+def blur(images: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tensor:
     """Gaussian blur of images (N, C, H, W), reflected at the border: the base image I'_0.
 
     kornia's `gaussian_blur2d` with the parameters of section 3.3.3. With sigma as wide as the
@@ -61,7 +63,7 @@ def _extent(maps):
     return low, span, span > _rounding(maps)  # NaN and infinity compare false
 
 
-def min_max(maps):
+def min_max(maps: Tensor) -> Tensor:
     """Equation 3-9: each map (..., H, W) by itself to [0, 1]; a flat or non-finite one to zero.
 
     >>> kernels.min_max(torch.tensor([[[2.0, 4.0, 3.0]], [[5.0, 5.0, 5.0]]])).tolist()
@@ -71,7 +73,7 @@ def min_max(maps):
     return torch.where(ranged, (maps - low) / span, 0)
 
 
-def usable(masks):
+def usable(masks: Tensor) -> Tensor:
     """Whether each mask (N, B, h, w) is finite and not flat -> (N, B) bool; counts the others.
 
     >>> kernels.usable(torch.tensor([[[[0.0, 1.0]], [[2.0, 2.0]]]])).tolist()
@@ -84,7 +86,7 @@ def usable(masks):
     return ranged[..., 0, 0]
 
 
-def percentile_denoise(masks, theta=70):
+def percentile_denoise(masks: Tensor, theta: float = 70) -> Tensor:
     """Equation 3-8: keep what lies strictly above each mask's theta-th percentile, else 0.
 
     masks (..., H, W). The percentile is the order statistic just below (or at) the linearly
@@ -106,7 +108,7 @@ def percentile_denoise(masks, theta=70):
     return torch.where(masks <= threshold + _rounding(masks), 0, masks)
 
 
-def group_sum(features, weights, groups):
+def group_sum(features: Tensor, weights: Tensor, groups: int) -> Tensor:
     """The sums of equation 3-7: of w_k A_k over each group of neighbouring channels.
 
     features (N, K, h, w), weights (N, K) -> (N, groups, h, w). Where K is not a multiple of
@@ -132,7 +134,7 @@ def group_sum(features, weights, groups):
     return torch.cat([larger, block(slice(cut, None), groups - extra, size)], 1)
 
 
-def pixel_mean_weights(small, big):
+def pixel_mean_weights(small: Sequence[int], big: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Equation 3-5 without up-sampling: the mean over pixels of phi(G, big) as a weighted sum.
 
     phi is linear and separable, so mean(phi(G)) = rows @ G @ columns for G of size small (h, w).
@@ -142,13 +144,22 @@ def pixel_mean_weights(small, big):
     >>> rows.allclose(torch.tensor([0.5, 0.5], dtype=torch.float64)), columns.shape
     (True, torch.Size([3]))
     """
-    return tuple(
+    rows, columns = (
         F.interpolate(torch.eye(n, dtype=torch.float64)[None], size=m, mode="linear")[0].mean(-1)
         for n, m in zip(small, big, strict=True)
     )
+    return rows, columns
 
 
-def masked_scores(score, images, baselines, masks, prepare, batch, alive=None):
+def masked_scores(
+    score: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    baselines: Tensor,
+    masks: Tensor,
+    prepare: Callable[[Tensor], Tensor],
+    batch: int,
+    alive: Tensor | None = None,
+) -> Tensor:
     """Scores of images seen through masks: images * mask + baselines * (1 - mask), eq. 3-10.
 
     Masks of all images are packed into passes of `batch`. Returns (N, B).
@@ -179,7 +190,7 @@ def masked_scores(score, images, baselines, masks, prepare, batch, alive=None):
     return scores
 
 
-def rank_pixels(maps):
+def rank_pixels(maps: Tensor) -> Tensor:
     """The rank of every pixel, 0 for the strongest: (N, H, W) -> (N, H*W) int64.
 
     Equal pixels keep their reading order (a stable sort), on every device.
@@ -192,7 +203,7 @@ def rank_pixels(maps):
     return torch.empty_like(order).scatter_(1, order, positions)
 
 
-def window_corners(size, window, stride):
+def window_corners(size: Sequence[int], window: Sequence[int], stride: Sequence[int]) -> Tensor:
     """The top left corners k_n of equation 4-1, (P, 2): window (h, w) slid over an image (H, W).
 
     From the top left in steps of stride (vertical, horizontal); where a step would leave the image,
@@ -219,7 +230,7 @@ def window_corners(size, window, stride):
     return torch.cartesian_prod(torch.tensor(rows), torch.tensor(columns)).view(-1, 2)
 
 
-def take_windows(images, owners, corners, window):
+def take_windows(images: Tensor, owners: Tensor, corners: Tensor, window: Sequence[int]) -> Tensor:
     """Equation 4-1: windows (n, C, h, w) of images (N, C, H, W).
 
     owners (n,) index images, corners (n, 2) are their top left pixels; window is (h, w).
@@ -235,7 +246,7 @@ def take_windows(images, owners, corners, window):
     return picked.movedim(-1, 1).contiguous()
 
 
-def fuse_windows(windows, corners, size):
+def fuse_windows(windows: Tensor, corners: Tensor, size: Sequence[int]) -> Tensor:
     """The sum of equation 4-8: windows (N, P, h, w) added up at corners (P, 2) -> (N, H, W).
 
     size: (H, W).
@@ -250,7 +261,7 @@ def fuse_windows(windows, corners, size):
     return total
 
 
-def low_pass(maps, cutoff, kind="ideal"):
+def low_pass(maps: Tensor, cutoff: float, kind: str = "ideal") -> Tensor:
     """Equations 4-9 and 4-10: maps (N, H, W) without frequencies above D_0 = cutoff.
 
     Frequencies are counted in cycles per image side, as distances from the centre of the spectrum:

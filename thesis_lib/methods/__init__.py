@@ -1,7 +1,9 @@
 """Saliency methods: functions (classifier, images, classes, **settings) -> maps (N, H, W)."""
 
 import importlib
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from thesis_lib.methods.base import METHODS
 
@@ -14,7 +16,14 @@ for _file in ("cam", "masks", "multiscale", "attention", "yardsticks"):
 from thesis_lib.methods.window import enhance, sess  # noqa: E402  (which imports some of them)
 
 
-def variants(names, window, stride, cutoff, sess_sizes, settings):
+def variants(
+    names: Sequence[str],
+    window: int | Sequence[int],
+    stride: int | Sequence[int],
+    cutoff: float | None,
+    sess_sizes: Sequence[int],
+    settings: dict[str, dict[str, Any]],
+) -> dict[str, Callable]:
     """Each base method bare, enhanced by windows, and under SESS, as chapter 4 compares them.
 
     Args:
@@ -30,7 +39,7 @@ def variants(names, window, stride, cutoff, sess_sizes, settings):
     >>> list(variants(["grad_cam"], 160, 32, 28, [224, 288], {}))
     ['grad_cam', 'grad_cam enhanced', 'grad_cam SESS']
     """
-    methods = {}
+    methods: dict[str, Callable] = {}
     for name in names:
         bare = partial(METHODS[name], **settings.get(name, {}))
         methods[name] = bare

@@ -5,7 +5,9 @@ Shapes: features A and gradients G (N, K, h, w), maps (N, H, W).
 """
 
 import torch
+from torch import Tensor
 
+from thesis_lib.classifier import Classes, Classifier
 from thesis_lib.methods.base import METHODS, explainer
 
 
@@ -15,7 +17,7 @@ def _combine(weights, features):
 
 @METHODS.entry("Grad-CAM", colour="#56B4E9", line="--", source="Selvaraju et al., ICCV 2017")
 @explainer()
-def grad_cam(clf, images, classes=None, *, batch=None):
+def grad_cam(clf: Classifier, images: Tensor, classes: Classes = None, *, batch: int | None = None) -> Tensor:
     """Grad-CAM (Selvaraju et al., 2017): w_k = mean of G_k; map = ReLU(sum_k w_k A_k).
 
     Args:
@@ -45,7 +47,9 @@ def grad_cam(clf, images, classes=None, *, batch=None):
 
 @METHODS.entry("Grad-CAM++", colour="#0072B2", line="-.", source="Chattopadhay et al., WACV 2018")
 @explainer()
-def grad_cam_plus_plus(clf, images, classes=None, *, batch=None):
+def grad_cam_plus_plus(
+    clf: Classifier, images: Tensor, classes: Classes = None, *, batch: int | None = None
+) -> Tensor:
     """Grad-CAM++ (Chattopadhay et al., 2018), the paper's equation 19.
 
     With Y = exp(S), S the logit: alpha = Y'' / (2 Y'' + sum(A) Y''') and
@@ -67,7 +71,9 @@ def grad_cam_plus_plus(clf, images, classes=None, *, batch=None):
 
 @METHODS.entry("XGrad-CAM", colour="#009E73", line=":", source="Fu et al., BMVC 2020")
 @explainer()
-def xgrad_cam(clf, images, classes=None, *, batch=None):
+def xgrad_cam(
+    clf: Classifier, images: Tensor, classes: Classes = None, *, batch: int | None = None
+) -> Tensor:
     """XGrad-CAM (Fu et al., 2020): w_k = sum(G_k A_k) / (sum(A_k) + 1e-6), as its official code.
 
     images, classes, batch, result: as `grad_cam`.

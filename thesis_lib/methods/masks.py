@@ -1,8 +1,9 @@
 """Score-CAM and Group-CAM: feature maps as masks on the image, weighed by what F then sees."""
 
 import torch
+from torch import Tensor
 
-from thesis_lib.classifier import resolve_classes
+from thesis_lib.classifier import Classes, Classifier, resolve_classes
 from thesis_lib.counts import count
 from thesis_lib.kernels import (
     blur,
@@ -16,7 +17,15 @@ from thesis_lib.kernels import (
 from thesis_lib.methods.base import METHODS, explainer
 
 
-def mask_weights(clf, images, blurred, masks, alive, classes, score):
+def mask_weights(
+    clf: Classifier,
+    images: Tensor,
+    blurred: Tensor,
+    masks: Tensor,
+    alive: Tensor,
+    classes: Tensor,
+    score: str,
+) -> Tensor:
     """Equations 3-10 and 3-11: alpha_r = F_c(I_r) - F_c(I'_0) -> (N, B); 0 where not alive.
 
     I_r shows image I_0 (N, 3, H, W) through mask r of masks (N, B, H, W) in [0, 1] and blurred
@@ -37,7 +46,7 @@ def mask_weights(clf, images, blurred, masks, alive, classes, score):
     return torch.where(alive & ~failed, gain, 0)
 
 
-def weighted_sum(weights, masks, alive):
+def weighted_sum(weights: Tensor, masks: Tensor, alive: Tensor) -> Tensor:
     """Sum over r of weights (N, B) times masks (N, B, H, W) that are alive (N, B) -> (N, H, W).
 
     >>> masks, alive = torch.ones(1, 2, 1, 1), torch.tensor([[True, False]])
@@ -49,7 +58,9 @@ def weighted_sum(weights, masks, alive):
 
 @METHODS.entry("Score-CAM", colour="#E69F00", line=(0, (5, 1)), source="Wang et al., CVPR workshops 2020")
 @explainer()
-def score_cam(clf, images, classes=None, *, batch=None):
+def score_cam(
+    clf: Classifier, images: Tensor, classes: Classes = None, *, batch: int | None = None
+) -> Tensor:
     """Score-CAM (Wang et al., 2020), as its official code: one forward pass for each channel.
 
     Masks are the up-sampled channels, min-maxed, over black (the mean colour); weights w_k are
@@ -64,7 +75,7 @@ def score_cam(clf, images, classes=None, *, batch=None):
     65
     """
     features, logits = clf.features(images)
-    classes = resolve_classes(classes, logits)
+    classes = resolve_classes(clf.targets(classes, len(images)), logits)
     alive = usable(features)
     size = images.shape[-2:]
     weights = masked_scores(
@@ -79,7 +90,16 @@ def score_cam(clf, images, classes=None, *, batch=None):
     "Group-CAM", colour="#CC79A7", line=(0, (3, 1, 1, 1)), source="Zhang et al., arXiv 2103.13859, 2021"
 )
 @explainer(share=4)
-def group_cam(clf, images, classes=None, *, groups=32, theta=70, score="probability", batch=None):
+def group_cam(
+    clf: Classifier,
+    images: Tensor,
+    classes: Classes = None,
+    *,
+    groups: int = 32,
+    theta: float = 70,
+    score: str = "probability",
+    batch: int | None = None,
+) -> Tensor:
     """Group-CAM (Zhang et al., 2021), the version its authors published with the paper.
 
     Channels times their mean gradients are summed in `groups` of neighbours; ReLU; each group is

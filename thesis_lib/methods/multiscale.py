@@ -4,9 +4,13 @@ Chapter 3 of the thesis, function by function. Lists hold one entry for each sca
 features A_t and gradients G_t (N, K, h_t, w_t); keep (T, N) tells which scales count.
 """
 
+from collections.abc import Iterable, Iterator, Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from thesis_lib.classifier import Classes, Classifier
 from thesis_lib.counts import count
 from thesis_lib.kernels import (
     blur,
@@ -23,7 +27,7 @@ from thesis_lib.methods.masks import mask_weights, weighted_sum
 CHUNK = 2**22  # elements at full resolution that CAMERAS holds: 16 MB in float32; off the CPU 256
 
 
-def scale_sizes(size, sizes=None):
+def scale_sizes(size: Sequence[int], sizes: Sequence[int] | None = None) -> list[tuple[int, ...]]:
     """Equation 3-2: the sizes (H_t, W_t) of an image of size (H, W), enlarged.
 
     sizes: lengths of the shorter side; the aspect is kept. None: its own and 100, 200, ..., 700
@@ -40,7 +44,9 @@ def scale_sizes(size, sizes=None):
     return [tuple(round(side * length / shorter) for side in size) for length in sizes]
 
 
-def scaled_inputs(images, sizes=None, mode="bilinear"):
+def scaled_inputs(
+    images: Tensor, sizes: Sequence[int] | None = None, mode: str = "bilinear"
+) -> Iterator[Tensor]:
     """I_t of section 3.3.1: yields the images (N, 3, H, W) at each of `scale_sizes`.
 
     >>> [tuple(scaled.shape[-2:]) for scaled in scaled_inputs(images, [224, 324])]
@@ -51,7 +57,14 @@ def scaled_inputs(images, sizes=None, mode="bilinear"):
         yield images if size == own else F.interpolate(images, size, mode=mode)
 
 
-def explain_scales(clf, images, classes=None, sizes=None, gate="prediction", mode="bilinear"):
+def explain_scales(
+    clf: Classifier,
+    images: Tensor,
+    classes: Classes = None,
+    sizes: Sequence[int] | None = None,
+    gate: str = "prediction",
+    mode: str = "bilinear",
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """Algorithm 1, lines 2 to 13: features and gradients at every scale (equation 3-1).
 
     Args:
@@ -73,32 +86,35 @@ def explain_scales(clf, images, classes=None, sizes=None, gate="prediction", mod
     own = tuple(images.shape[-2:])
     if classes is None and scale_sizes(own, sizes)[0] != own:
         classes = clf.predict(images)  # the class is the image's own, whatever the scales
-    features, gradients, keep = [], [], []
+    features: list[Tensor] = []
+    gradients: list[Tensor] = []
+    kept: list[Tensor] = []
     for scaled in scaled_inputs(images, sizes, mode):
-        a, g, logits, classes = clf.features_and_gradients(scaled, classes)
+        a, g, logits, explained = clf.features_and_gradients(scaled, classes)
         features.append(a)
         gradients.append(g)
-        first_or_all = gate == "always" or not keep
-        keep.append((logits.argmax(1) == classes) | first_or_all)
-    keep = torch.stack(keep)
+        first_or_all = gate == "always" or not kept
+        kept.append((logits.argmax(1) == explained) | first_or_all)
+        classes = explained
+    keep = torch.stack(kept)
     count("skipped scales", (~keep).sum())
-    return features, gradients, keep, classes
+    return features, gradients, keep, explained
 
 
-def mean_over_scales(maps, keep, size):
+def mean_over_scales(maps: Iterable[Tensor], keep: Tensor, size: Sequence[int]) -> Tensor:
     """Equations 3-3 and 3-4: the mean over kept scales of phi(maps_t, size) -> (N, C, H, W).
 
     >>> maps = [torch.ones(1, 1, 2, 2), torch.full((1, 1, 3, 3), 3.0)]
     >>> mean_over_scales(maps, torch.tensor([[True], [True]]), (4, 4)).unique()
     tensor([2.])
     """
-    total = 0
+    total: Tensor | int = 0
     for x, kept in zip(maps, keep, strict=True):
         total += resize(torch.where(kept[:, None, None, None], x, 0), size)
     return total / keep.sum(0)[:, None, None, None]
 
 
-def fused_weights(gradients, keep, size):
+def fused_weights(gradients: Iterable[Tensor], keep: Tensor, size: Sequence[int]) -> Tensor:
     """Equations 3-4 and 3-5: W (N, K), the pixel means of the fused gradients.
 
     Exactly `mean_over_scales(gradients, keep, size).mean((-2, -1))`, without up-sampling.
@@ -108,7 +124,7 @@ def fused_weights(gradients, keep, size):
     >>> fused_weights(gradients, keep, (8, 8)).allclose(literal)
     True
     """
-    total = 0
+    total: Tensor | int = 0
     for g, kept in zip(gradients, keep, strict=True):
         rows, columns = (v.to(g) for v in pixel_mean_weights(g.shape[-2:], size))
         mean = torch.einsum("nkhw,h,w->nk", g, rows, columns)
@@ -116,7 +132,9 @@ def fused_weights(gradients, keep, size):
     return total / keep.sum(0)[:, None]
 
 
-def group_masks(features, weights, keep, groups, size):
+def group_masks(
+    features: Iterable[Tensor], weights: Tensor, keep: Tensor, groups: int, size: Sequence[int]
+) -> Tensor:
     """Equations 3-3, 3-6 and 3-7: masks M_r = ReLU(sum of W_k A_k in group r) -> (N, B, H, W).
 
     phi is linear: channels are weighed and summed at the layer's resolution, so that `groups`
@@ -132,7 +150,15 @@ def group_masks(features, weights, keep, groups, size):
 
 @METHODS.entry("CAMERAS", colour="#555555", line=(0, (1, 1)), source="Jalwana et al., CVPR 2021")
 @explainer(share=4)
-def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=None):
+def cameras(
+    clf: Classifier,
+    images: Tensor,
+    classes: Classes = None,
+    *,
+    sizes: Sequence[int] | None = None,
+    gate: str = "prediction",
+    batch: int | None = None,
+) -> Tensor:
     """CAMERAS (Jalwana et al., 2021): map = ReLU(sum_k mean_t phi(A_t) * mean_t phi(G_t)).
 
     Images are enlarged bicubically, as in its official code. The product of two means does not
@@ -150,7 +176,7 @@ def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=N
     size = images.shape[-2:]
     room = CHUNK if images.device.type == "cpu" else 16 * CHUNK
     chunk = max(1, room // images[:, 0].numel())
-    total = 0
+    total = torch.zeros_like(images[:, 0])
     for start in range(0, features[0].shape[1], chunk):
         part = slice(start, start + chunk)
         a = mean_over_scales([x[:, part] for x in features], keep, size)
@@ -168,9 +194,18 @@ def cameras(clf, images, classes=None, *, sizes=None, gate="prediction", batch=N
 )
 @explainer(share=4)
 def msg_cam(
-    clf, images, classes=None, *, groups=32, theta=70, score="logit", sizes=None,
-    gate="prediction", fuse="denoised", batch=None,
-):  # fmt: skip
+    clf: Classifier,
+    images: Tensor,
+    classes: Classes = None,
+    *,
+    groups: int = 32,
+    theta: float = 70,
+    score: str = "logit",
+    sizes: Sequence[int] | None = None,
+    gate: str = "prediction",
+    fuse: str = "denoised",
+    batch: int | None = None,
+) -> Tensor:
     """MSG-CAM, Algorithm 1 of the thesis: Group-CAM masks from images at several scales.
 
     Flat and NaN groups are skipped and counted.

@@ -3,10 +3,15 @@
 Both take a method and return a method: windows of the image are explained, and their maps fused.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
+from torch import Tensor
 
+from thesis_lib.classifier import Classifier
 from thesis_lib.counts import count
 from thesis_lib.kernels import fuse_windows, low_pass, resize, take_windows, window_corners
 from thesis_lib.methods.base import METHODS, explainer
@@ -14,9 +19,17 @@ from thesis_lib.methods.multiscale import scale_sizes
 
 
 def enhance(
-    method, window=160, stride=32, cutoff=28, *, lowpass="ideal", cover="sum",
-    weight="probability", skip=0.0, **settings,
-):  # fmt: skip
+    method: str | Callable,
+    window: int | Sequence[int] = 160,
+    stride: int | Sequence[int] = 32,
+    cutoff: float | None = 28,
+    *,
+    lowpass: str = "ideal",
+    cover: str = "sum",
+    weight: str = "probability",
+    skip: float = 0.0,
+    **settings: Any,
+) -> Callable:
     """A method that explains windows of the image and fuses their maps: equations 4-1 to 4-11.
 
     Windows p_k of the image I_0 are enlarged to its size (P_k), explained (S_k) and reduced again
@@ -53,7 +66,7 @@ def enhance(
     20
     """
     base = _bare(method, "enhanced")
-    window, stride = _pair(window, "window"), _pair(stride, "stride")
+    part, step = _pair(window, "window"), _pair(stride, "stride")
     if cover not in ("sum", "mean"):
         raise ValueError(f'cover is "sum" or "mean", not {cover!r}')
     if weight not in ("probability", "logit"):
@@ -64,16 +77,16 @@ def enhance(
     @explainer()
     def enhanced(clf, images, classes=None, *, batch=None):
         size = images.shape[-2:]
-        corners = window_corners(size, window, stride).to(images.device)
+        corners = window_corners(size, part, step).to(images.device)
         classes = clf.predict(images) if classes is None else classes
         whole = base(clf, images, classes, **settings)
-        alpha = score_windows(clf, images, classes, corners, window, weight)
+        alpha = score_windows(clf, images, classes, corners, part, weight)
         probability = alpha
         if skip and weight == "logit":
-            probability = score_windows(clf, images, classes, corners, window, "probability")
+            probability = score_windows(clf, images, classes, corners, part, "probability")
         likely = probability >= skip if skip else torch.ones_like(alpha, dtype=torch.bool)
         count("skipped windows", (~likely).sum())
-        maps = explain_windows(clf, base, images, classes, corners, window, likely, settings)
+        maps = explain_windows(clf, base, images, classes, corners, part, likely, settings)
         total = fuse_windows(alpha[..., None, None] * maps, corners, size)
         covered = fuse_windows(torch.ones_like(maps[:1]), corners, size)
         total = total + covered * whole if cover == "sum" else total / covered + whole
@@ -83,7 +96,9 @@ def enhance(
     return enhanced
 
 
-def sess(method, sizes=None, prefilter=0.0, **settings):
+def sess(
+    method: str | Callable, sizes: Sequence[int] | None = None, prefilter: float = 0.0, **settings: Any
+) -> Callable:
     """Saliency enhancing with scaling and sliding (SESS; Tursun et al., ECCV 2022).
 
     The image is enlarged to several sizes and each is cut into windows of the image's own size.
@@ -131,7 +146,7 @@ def sess(method, sizes=None, prefilter=0.0, **settings):
         order = weights.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
         likely = order >= int(weights.shape[1] * prefilter)
         count("skipped windows", (~likely).sum())
-        total, positive = 0, 0
+        total = positive = torch.zeros_like(images[:, 0])
         parts = [likely.split([len(c) for c in corners], 1), scores, enlarged, corners, scales]
         for alive, weight, x, places, s in zip(*parts, strict=True):
             maps = explain_windows(clf, base, x, classes, places, size, alive, settings, size)
@@ -151,7 +166,15 @@ def sess(method, sizes=None, prefilter=0.0, **settings):
     return enhanced
 
 
-def score_windows(clf, images, classes, corners, window, score, size=None):
+def score_windows(
+    clf: Classifier,
+    images: Tensor,
+    classes: Tensor,
+    corners: Tensor,
+    window: Sequence[int],
+    score: str,
+    size: Sequence[int] | None = None,
+) -> Tensor:
     """Equation 4-6: alpha (N, P), the "probability" or "logit" of the class in each window.
 
     size: what windows are enlarged to; None: the images' own, as in equation 4-3.
@@ -164,7 +187,17 @@ def score_windows(clf, images, classes, corners, window, score, size=None):
     return torch.cat(scores).view(len(images), -1)
 
 
-def explain_windows(clf, base, images, classes, corners, window, alive, settings, size=None):
+def explain_windows(
+    clf: Classifier,
+    base: Callable,
+    images: Tensor,
+    classes: Tensor,
+    corners: Tensor,
+    window: Sequence[int],
+    alive: Tensor,
+    settings: dict[str, Any],
+    size: Sequence[int] | None = None,
+) -> Tensor:
     """Equations 4-3, 4-5 and 4-7: maps s (N, P, h, w) of the windows that are alive (N, P)."""
     owners, places = _jobs(alive)
     maps = images.new_zeros(*alive.shape, *window)
