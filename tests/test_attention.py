@@ -143,6 +143,96 @@ def test_a_vit_that_pools_its_tokens_is_refused(name):
         tl.METHODS[name](pooled, pictures(1))
 
 
+def ablate_attention(block):
+    def without(module, args, output):
+        return (output[0] * 0, *output[1:]) if isinstance(output, tuple) else output * 0
+
+    attention = getattr(block, "self_attention", None) or block.attn
+    return attention.register_forward_hook(without).remove
+
+
+def ablate_mlp(block):
+    return block.mlp.register_forward_hook(lambda module, args, output: output * 0).remove
+
+
+def adapt(block):
+    """As LoRA does: a linear layer in a wrapper that adds to it and shows the weights of the old one."""
+
+    class Adapted(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base, self.weight, self.bias = base, base.weight, base.bias
+            self.down = torch.nn.Parameter(torch.ones(1, base.in_features).to(base.weight) / base.in_features)
+
+        def forward(self, x):
+            return self.base(x) + x @ self.down.T
+
+    parent, name = (block.mlp, "fc1") if hasattr(block, "attn") else (block.mlp, "0")
+    old = getattr(parent, name)
+    setattr(parent, name, Adapted(old))
+    return lambda: setattr(parent, name, old)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("network", ["torchvision", "layer scale"])
+@pytest.mark.parametrize("change", [ablate_attention, ablate_mlp, adapt])
+def test_a_vit_that_is_changed_after_its_first_explanation_is_refused(name, network, change):
+    clf, x = classifier(NETWORKS[network]), pictures(3)
+    before = tl.METHODS[name](clf, x, 2)
+    blocks = clf.network.encoder.layers if network == "torchvision" else clf.network.blocks
+    undo = change(blocks[-1])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not a plain ViT"):
+            tl.METHODS[name](clf, x, 2)
+    undo()
+    assert torch.equal(tl.METHODS[name](clf, x, 2), before)
+
+
+def test_one_head_less_is_another_network():
+    """One of four, in one of six blocks, which moves the logits by 1 % of the largest."""
+    clf = tl.load_classifier("vit_glyphs", device="cpu")
+    x = clf.normalise(tl.open_dataset("glyphs")[4].pixels[None])
+    before = clf.logits(x)
+    tl.METHODS["attention_rollout"](clf, x)
+    block = clf.network.encoder.layers[4]
+    mixing = block.self_attention.out_proj.weight
+    weight, bias = mixing[:, 96:].detach().clone(), torch.zeros(mixing.shape[0])
+    mixed = open_vit.open_vit(clf, x).states[4].mixed[..., 96:].detach()
+    block.self_attention.register_forward_hook(
+        lambda module, args, out: (out[0] - torch.nn.functional.linear(mixed, weight, bias), *out[1:])
+    )
+    moved = (clf.logits(x) - before).abs().max() / before.abs().max()
+    assert 0.005 < moved < 0.02
+    with pytest.raises(ValueError, match="not a plain ViT"):
+        tl.METHODS["attention_rollout"](clf, x)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("position", ["head", "block"])
+@pytest.mark.parametrize("part", [torch.nn.Dropout, torch.nn.BatchNorm1d])
+def test_everything_runs_in_eval_mode_and_the_mode_comes_back(name, position, part):
+    """A Dropout or a BatchNorm, in the head or in a block, of a network in train mode."""
+    network, x = vit(1, representation_size=12).double(), pictures(4)
+    if position == "head":
+        extra = part(0.5) if part is torch.nn.Dropout else part(12)
+        network.heads.act = torch.nn.Sequential(torch.nn.Tanh(), extra)
+    elif part is torch.nn.Dropout:
+        network.encoder.layers[0].mlp[1] = torch.nn.Sequential(torch.nn.GELU(), torch.nn.Dropout(0.5))
+    else:  # over the tokens
+        network.encoder.layers[1].ln_2 = torch.nn.BatchNorm1d(17)
+    network.double()
+    expected = tl.METHODS[name](tl.Classifier(copy.deepcopy(network).eval()), x, 2)
+    network.train()
+    clf, before = tl.Classifier(network), state(network)
+    for batch in (None, 1):
+        found = tl.METHODS[name](clf, x, 2, batch=batch)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+    opened = [open_vit.open_vit(clf, x, 2).logits for _ in range(2)]
+    assert torch.equal(*opened)
+    torch.testing.assert_close(opened[0].detach(), clf.logits(x))
+    assert_same_state(network, before)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("spoilt", [0, 1])
 def test_images_that_are_not_finite_are_refused(name, spoilt):

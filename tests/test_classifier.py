@@ -1,15 +1,19 @@
 import copy
+import json
 
 import networks
+import numpy as np
 import oracle
 import pytest
 import torch
 import torchvision
 from networks import FAMILIES, images, random_network
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import thesis_lib as tl
 from thesis_lib.layers import find_layer, token_grid
+from thesis_lib.methods.base import explainer
 
 
 def classifier(family=networks.Plain, seed=0, **settings):
@@ -234,7 +238,59 @@ def test_a_network_that_views_its_pixels_in_plain_order():
     torch.testing.assert_close(clf.logits(x), clf.network(x))
 
 
+def test_a_gradient_checkpoint_runs_again_in_eval_mode_too():
+    """What is behind the layer is computed twice: going forward, and on the way back."""
+
+    class Checkpointed(nn.Sequential):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tail = [nn.BatchNorm2d(6), nn.Dropout(0.5), nn.Flatten(), nn.Linear(6 * 12 * 12, 7)]
+        network = nn.Sequential(nn.Conv2d(3, 6, 5, stride=4, padding=2), Checkpointed(*tail)).train()
+    clf, x = tl.Classifier(network, "0"), images(2)
+    expected = tl.Classifier(copy.deepcopy(network).eval(), "0").features_and_gradients(x)
+    before = state(network)
+    for ours, literal in zip(clf.features_and_gradients(x), expected, strict=True):
+        assert torch.equal(ours, literal)
+    assert_same_state(network, before)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_method_of_ones_own_runs_in_eval_mode(training):
+    """Also where it calls modules of the network itself."""
+    clf = classifier(networks.Residual)
+    clf.network.train(training)
+
+    @explainer()
+    def norm_of_the_stem(clf, images, classes=None, *, batch=None):
+        assert not any(module.training for module in clf.network.modules())
+        return clf.network.block.bn1(clf.network.stem(images)).norm(dim=1)
+
+    before = state(clf.network)
+    assert norm_of_the_stem(clf, images(3)).amax((1, 2)).tolist() == [1, 1, 1]
+    assert_same_state(clf.network, before)
+
+
 # Batches, devices, inputs
+
+
+def test_passes_are_full_batches_each_run_when_it_is_asked_for():
+    clf = classifier(networks.Residual, batch=2)
+    x, whole = images(5), classifier(networks.Residual).logits(images(5))
+    clf.network.train()
+    with tl.counting() as counts:
+        passes = clf.passes(x)
+        assert not counts
+        for k, (part, logits) in enumerate(passes):
+            assert torch.equal(part, x[2 * k : 2 * k + 2]) and counts["forward images"] == 2 * k + len(part)
+            torch.testing.assert_close(logits, whole[2 * k : 2 * k + 2])
+            assert not logits.is_inference() and not logits.requires_grad
+            assert clf.network.training and torch.is_grad_enabled()
+    assert k == 2
+    with pytest.raises(ValueError, match="images are a float tensor"):
+        next(clf.passes(x[0]))
 
 
 @pytest.mark.parametrize("batch, side, passes", [(2, 48, 3), (5, 48, 1), (4, 448, 5), (1, 32, 5)])
@@ -271,6 +327,17 @@ def test_images_move_to_the_networks_type():
     clf.network.double()
     assert clf.dtype == torch.float64 and clf.device.type == "cpu"
     assert clf.logits(images(1)).dtype == torch.float64
+
+
+def test_mean_and_std_may_be_tensors():
+    mean, std = [0.5, 0.25, 0.125], [1, 2, 4]  # exact in binary
+    network, x = classifier().network, images(2)
+    expected = tl.Classifier(network, mean=mean, std=std)
+    for given in (torch.tensor(mean), torch.tensor(std)), (np.array(mean), np.array(std)):
+        clf = tl.Classifier(network, mean=given[0], std=given[1])
+        assert clf.mean == (0.5, 0.25, 0.125) and clf.std == (1, 2, 4)
+        assert json.loads(json.dumps([clf.mean, clf.std])) == [mean, std]
+        assert torch.equal(clf.normalise(x), expected.normalise(x))
 
 
 def test_normalise_and_back():
