@@ -183,6 +183,8 @@ def masked_scores(
         alive = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
     owners, slots = alive.nonzero(as_tuple=True)
     scores = images.new_zeros(alive.shape)
+    if not len(owners):  # `split` would give one empty pass
+        return scores
     for owner, slot in zip(owners.split(batch), slots.split(batch), strict=True):
         mask = prepare(masks[owner, slot][:, None])
         inputs = torch.lerp(baselines[owner], images[owner], mask)
