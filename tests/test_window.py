@@ -380,9 +380,9 @@ def test_runs_tell_settings_apart_and_know_them_again(tmp_path):
         lambda: tl.sess("grad_cam", [32, 48]),
         lambda: tl.sess("grad_cam", [32, 40], prefilter=0.5),
     ]
-    described = [str(tl.runs.files.describe(make())) for make in makers]
+    described = [str(tl.runs.key.describe(make())) for make in makers]
     assert len(set(described)) == len(makers)
-    assert described == [str(tl.runs.files.describe(make())) for make in makers]
+    assert described == [str(tl.runs.key.describe(make())) for make in makers]
     assert all(" at 0x" not in text for text in described)
 
     def run():

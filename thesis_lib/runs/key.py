@@ -218,7 +218,8 @@ def describe(value: Any) -> Any:
         return describe_network(value)
     if inspect.isfunction(value):
         function = inspect.unwrap(value)
-        inside = [cell.cell_contents for f in {value, function} for cell in f.__closure__ or ()]
+        both = dict.fromkeys((value, function))  # a set would have another order in each process
+        inside = [cell.cell_contents for f in both for cell in f.__closure__ or ()]
         inside = [x for x in inside if x is not function]
         inside += [function.__defaults__, function.__kwdefaults__]
         name = f"{value.__module__}.{value.__qualname__}"
