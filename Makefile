@@ -3,6 +3,7 @@
 
 SHELL := /bin/bash
 CONFIG ?= configs/embedded.yaml
+MINUTES ?= 20
 UV_VERSION := 0.13.9
 PY := .venv/bin/python
 
@@ -15,7 +16,7 @@ ifneq ($(shell cat .venv/.installed 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv/.installed)
 endif
 
-.PHONY: help book test bench lab notebooks lock clean clean-all
+.PHONY: help book test record verify bench lab notebooks lock clean clean-all
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,14 +24,20 @@ help:  ## this list
 book: .venv/.installed  ## execute what changed, render the pages (CONFIG=configs/NAME.yaml: other parameters)
 	@$(PY) scripts/book.py $(CONFIG)
 
-test: .venv/.installed  ## unit tests, notebook lint, then every notebook against its stored outputs
-	@echo "unit tests, notebook lint, pages"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile
+test: .venv/.installed  ## style, unit tests, notebook lint, then every notebook against its stored outputs
+	@echo "style, unit tests, notebook lint, pages"
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 	@echo "executing the notebooks against their stored outputs"
-	@# Two at a time, a thread each, as above: on two cores faster than one at a time. Long ones first.
-	@echo notebooks/0?_[36]*.ipynb notebooks/0?_[!36]*.ipynb notebooks/A*.ipynb | IPYTHONDIR="$(CURDIR)/_build/ipython" OMP_NUM_THREADS=1 xargs -n 1 -P 2 \
+	@# Two at a time, a thread each, as above: on two cores faster than one at a time.
+	@echo notebooks/*.ipynb | IPYTHONDIR="$(CURDIR)/_build/ipython" OMP_NUM_THREADS=1 xargs -n 1 -P 2 \
 	    $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider -q
+
+record: .venv/.installed  ## measure what the pages read, into data/results; goes on where it was (PART=...: that part)
+	@$(PY) -m thesis_lib.runs.record $(PART)
+
+verify: .venv/.installed  ## measure recorded rows again, drawn anew each time (MINUTES=20, SEED=n repeats a draw)
+	@$(PY) -m thesis_lib.runs.verify --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: .venv/.installed  ## time everything beside other libraries (about an hour; ARGS="--quick", "--device cuda")
 	@$(PY) benchmarks/bench.py $(ARGS)

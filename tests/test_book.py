@@ -129,6 +129,25 @@ def test_two_at_a_time_and_one_that_fails_loses_nothing(project):
     assert "slow" in book.read_log(project / "work")
 
 
+def test_the_log_of_a_good_build_holds_no_error(project, capfd):
+    """A kernel that is slow to put its last question away: Jupyter would interrupt it there."""
+    slow = (
+        "import inspect, time\nhandlers = get_ipython().kernel.shell_handlers\n"
+        "answer = handlers['kernel_info_request']\n"
+        "async def slowly(*question):\n"
+        "    if inspect.isawaitable(sent := answer(*question)):\n        await sent\n"
+        "    time.sleep(1)\n"
+        "handlers['kernel_info_request'] = slowly"
+    )
+    for name in ("first", "toy"):
+        path = project / f"notebooks/{name}.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(slow)]), path)
+    book.execute({}, project / "work")
+    log = "".join(capfd.readouterr())
+    assert log.count("done in") == 2
+    assert not re.search("error|interrupt|traceback|warning", log, re.I), log
+
+
 def test_what_the_embedded_book_has_executed_is_taken_from_there(project):
     book.execute({}, project / "_build/embedded")
     first = nbformat.read(project / "_build/embedded/notebooks/toy.ipynb", as_version=4)

@@ -1,5 +1,6 @@
 """Does the comparison with stored outputs compare? A wrong stored output must fail."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,14 @@ def test_stored_output_is_compared(tmp_path, stored, passes):
     run = nbval(tmp_path)
     assert run.returncode == (0 if passes else 1), run.stdout + run.stderr
     assert "1 failed" in run.stdout or passes
+
+
+def test_every_notebook_is_compared(tmp_path):
+    """Whatever its name: the step's own words, in a folder of made-up notebooks."""
+    (words,) = re.findall(r"^\t@(echo notebooks/[^|]*)\|", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    names = [f"notebooks/{name}.ipynb" for name in ("03_3_curves", "10_x", "A_1_x", "B_x", "x")]
+    (tmp_path / "notebooks").mkdir()
+    for name in names:
+        (tmp_path / name).touch()
+    said = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True).stdout
+    assert sorted(said.split()) == sorted(names)

@@ -7,6 +7,7 @@ import ast
 import copy
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -159,6 +160,14 @@ def problems(notebook, size=0):
     return found
 
 
+def misplaced(root):
+    """Pages that the table of contents lists not at all, twice, or without a file."""
+    listed = Counter(book.pages(yaml.safe_load((root / "_toc.yml").read_text("utf-8"))))
+    files = [*(root / "notebooks").glob("*.ipynb"), *(root / "book").glob("*.md")]
+    there = {path.relative_to(root).with_suffix("").as_posix() for path in files}
+    return sorted(page for page in listed.keys() | there if listed[page] != 1 or page not in there)
+
+
 # The rules, applied
 
 
@@ -173,12 +182,11 @@ def test_figure_names_are_unique_in_the_book():
     assert sorted(set(names)) == sorted(names)
 
 
-def test_table_of_contents_lists_every_page_and_no_other():
-    listed = book.pages(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))
-    there = [
-        p.relative_to(ROOT).with_suffix("").as_posix() for p in [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
-    ]
-    assert sorted(listed) == sorted(there)
+def test_table_of_contents_lists_every_page_once_and_no_other():
+    assert not misplaced(ROOT)
+    assert {p.stem for p in NOTEBOOKS} == {p.stem for p in ROOT.glob("notebooks/**/*.ipynb")}, (
+        "in a subfolder"
+    )
 
 
 # The rules, tried out
@@ -310,6 +318,16 @@ def test_each_rule_finds_its_fault(message):
     notebook = good_notebook()
     BROKEN[message](notebook)
     assert any(message in problem for problem in problems(notebook)), problems(notebook)
+
+
+def test_a_page_that_is_not_listed_once_is_found(tmp_path):
+    for name in ("notebooks/B_x.ipynb", "notebooks/0_y.ipynb", "book/intro.md", "book/more.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    chapters = [{"file": f"notebooks/{name}"} for name in ("0_y", "0_y", "gone")]
+    toc = {"root": "book/intro", "chapters": chapters}
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc), "utf-8")
+    assert misplaced(tmp_path) == ["book/more", "notebooks/0_y", "notebooks/B_x", "notebooks/gone"]
 
 
 def test_a_large_notebook_is_found():
