@@ -6,7 +6,6 @@ import trees
 
 import thesis_lib as tl
 from thesis_lib.data import choose
-from thesis_lib.data.registry import open_dataset
 from thesis_lib.methods import variants
 
 
