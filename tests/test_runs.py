@@ -19,7 +19,7 @@ from thesis_lib.classifier import Classifier
 from thesis_lib.methods import METHODS
 from thesis_lib.metrics.insertion_deletion import insertion_deletion
 from thesis_lib.metrics.pointing_game import energy_inside, pointing_game
-from thesis_lib.runs import files
+from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate, load_rows
 
 torch.set_num_threads(1)
@@ -257,13 +257,13 @@ def test_describe_tells_functions_apart():
     def closure(power):
         return lambda clf, images, classes: method(clf, images, classes, power)
 
-    assert files.describe(closure(1)) == files.describe(closure(1))
-    assert files.describe(closure(1)) != files.describe(closure(2))
+    assert key.describe(closure(1)) == key.describe(closure(1))
+    assert key.describe(closure(1)) != key.describe(closure(2))
     made = [lambda clf, images, classes, p=p: method(clf, images, classes, p) for p in (1, 2)]
-    assert files.describe(made[0]) != files.describe(made[1])
-    assert json.dumps(files.describe(METHODS["msg_cam"]))
+    assert key.describe(made[0]) != key.describe(made[1])
+    assert json.dumps(key.describe(METHODS["msg_cam"]))
     with pytest.raises(ValueError, match="no stable description"):
-        files.describe(functools.partial(method, power=object()))
+        key.describe(functools.partial(method, power=object()))
 
 
 class Deadly(Pictures):
@@ -271,7 +271,7 @@ class Deadly(Pictures):
 
     def __getitem__(self, i):
         self.read += i == 4
-        if self.read == 2:  # the first time is for the run's key
+        if self.read == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(i)
 
@@ -375,7 +375,7 @@ def test_manifest(tmp_path):
     assert manifest["seconds"] >= 0
     assert str(tmp_path) not in text and str(files.LIBRARY.parent) not in text
     assert set(manifest) == {
-        "finished", "settings", "seed", "rows", "pictures", "skipped", "failed", "counts", "seconds",
+        "finished", "settings", "seed", "behaviour", "rows", "pictures", "skipped", "failed", "counts", "seconds",
         "devices", "python", "commit",
     }  # fmt: skip
     assert manifest["finished"] and manifest["pictures"] == {

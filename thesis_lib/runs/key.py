@@ -49,45 +49,60 @@ def code(*things: Any, apart: tuple = ()) -> str:
         ValueError: code that cannot be read, or that was changed since it was imported.
         OSError: the disk fails.
     """
-    texts, seen, waiting = set(), {}, list(things)
+    found, constants, changed, seen, waiting = set(), {}, set(), {}, list(things)
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen or any(thing is known for known in apart):
             continue
         seen[id(thing)] = thing  # kept, or another thing might get its id
-        text, behind = _part(thing)
-        texts.add(text)
+        text, named, behind = _part(thing)
+        found.add(text)
         waiting += behind
-    return sha256(f"{text}\n" for text in sorted(texts))
+        for name, value, is_changed in named:
+            if isinstance(value, types.ModuleType):
+                package = _library(value.__name__)
+                found.add(f"{package or value.__name__} {package and _version(package)}")
+            elif _is_code(value) or isinstance(value, Registry):
+                waiting.append(value)
+            else:
+                constants[name] = value, _constant(value, waiting)
+                if is_changed:
+                    changed |= {name, *_identity(value)}
+    for name, (value, text) in constants.items():
+        if not changed & {name, *_identity(value)}:  # else it is no constant: a cache, a list of calls
+            found.add(f"{name} = {text}")
+    return sha256(f"{text}\n" for text in sorted(found))
+
+
+def _identity(value):
+    """What else names a value that may be changed in place."""
+    return (
+        []
+        if isinstance(value, (int, float, complex, str, bytes, tuple, frozenset, type(None)))
+        else [id(value)]
+    )
 
 
 def _part(thing):
-    """What a thing says of itself, and what it reaches."""
+    """What a thing says of itself, (name, value, whether it changes that) of what it names, and what else
+    belongs to it."""
     if isinstance(thing, Registry):  # looked up by a name that only the call knows: any of them
-        return "", [getattr(entry, "function", entry) for entry in thing.values() if _is_code(entry)]
+        return "", [], [getattr(entry, "function", entry) for entry in thing.values() if _is_code(entry)]
     name = _name(thing)
     if package := _library(_module(thing)):
-        return f"{package} {_version(package)}", []
+        return f"{package} {_version(package)}", [], []
     if inspect.isclass(thing):
-        tree, scope, behind = _class(thing)
-        plain = {k: v for k, v in vars(thing).items() if not k.startswith("__") and _is_plain(v)}
-        constants = {"class": _constant(plain, behind)}
+        tree, closure, behind = _class(thing)
+        scope = vars(sys.modules[thing.__module__]) if thing.__module__ in sys.modules else {}
+        values = {k: v for k, v in vars(thing).items() if not k.startswith("__") and _is_plain(v)}
     elif hasattr(thing, "__code__"):
-        tree, scope, behind = _function(thing), thing.__globals__ | _closure(thing), []
-        constants = {"defaults": _constant([thing.__defaults__, thing.__kwdefaults__], behind)}
+        tree, behind = _function(thing), []
+        scope, closure = thing.__globals__, _closure(thing)
+        values = [thing.__defaults__, thing.__kwdefaults__]
     else:  # functools.cache and the like; builtins
-        return name, [x for x in [getattr(thing, "__wrapped__", None)] if x is not None]
-    if tree is None:
-        return f"{name} {constants}", behind
-    for path, value in _named(tree, scope):
-        if isinstance(value, types.ModuleType):
-            package = _library(value.__name__)
-            constants[package or value.__name__] = _version(package) if package else ""
-        elif _is_code(value) or isinstance(value, Registry):
-            behind.append(value)
-        else:
-            constants[path] = _constant(value, behind)
-    return f"{name} {_canonical(tree)} {sorted(constants.items())}", behind
+        return name, [], [x for x in [getattr(thing, "__wrapped__", None)] if x is not None]
+    text = f"{name} {_constant(values, behind)} {tree and _canonical(tree)}"
+    return text, _named(name, tree, scope, closure) if tree else [], behind
 
 
 def _is_code(thing):
@@ -127,26 +142,30 @@ def _closure(function):
     return found
 
 
-def _named(tree, scope):
-    """(name, value) of what a definition looks up: in its module, in what it closes over or imports."""
+def _named(name, tree, scope, closure):
+    """(full name, value, whether it is changed) of what a definition looks up: in its module, in what it
+    closes over or imports."""
     within = syntax.imports(tree)
-    for path, key in _uses(tree):
-        if path[0] in within:
-            value = _imported(*within[path[0]], scope)
-        elif path[0] in scope and not path[0].startswith("__"):
-            value = scope[path[0]]
+    for path, key, is_changed in _uses(tree):
+        owner, last = scope.get("__name__"), path[0]
+        if last in within:
+            value = _imported(*within[last], scope)
+        elif last in closure:
+            owner, value = name, closure[last]
+        elif last in scope and not last.startswith("__"):
+            value = scope[last]
         else:
             continue  # a builtin
         for attribute in path[1:]:
             if not isinstance(value, types.ModuleType) or _library(value.__name__):
                 break
-            value = getattr(value, attribute, None)
+            owner, last, value = value.__name__, attribute, getattr(value, attribute, None)
         if isinstance(value, Registry) and key in value:
             value = value[key]
             value = getattr(value, "function", value)
-        yield ".".join(path), value
-    for name in syntax.imported_by_name(tree):
-        yield name, types.ModuleType(name.partition(".")[0])
+        yield f"{owner}.{last}", value, is_changed
+    for package in syntax.imported_by_name(tree):
+        yield package, types.ModuleType(package.partition(".")[0]), False
 
 
 def _imported(level, module, name, scope):
@@ -233,15 +252,15 @@ def _at(own, trees):
 
 
 def _class(kind):
-    """A class's definition (None where it has none), what its methods look names up in, and its bases."""
+    """A class's definition (None where it has none), what its methods close over, and its bases."""
     members = [getattr(member, "fget", getattr(member, "__func__", member)) for member in vars(kind).values()]
     methods = [m for m in map(inspect.unwrap, filter(callable, members)) if hasattr(m, "__code__")]
     methods = [m for m in methods if m.__code__.co_qualname.startswith(f"{kind.__qualname__}.")]
     module = sys.modules.get(kind.__module__)
-    scope, behind = dict(vars(module) if module else {}), [b for b in kind.__bases__ if b is not object]
+    closure, behind = {}, [b for b in kind.__bases__ if b is not object]
     for method in methods:
-        scope |= _closure(method)
-    scope.pop("__class__", None)
+        closure |= _closure(method)
+    closure.pop("__class__", None)  # for `super`
     files = [m.__code__.co_filename for m in methods] + [getattr(module, "__file__", None) or ""]
     for file, fresh in itertools.product(dict.fromkeys(files), (False, True)):
         text = _text(file, fresh)
@@ -251,12 +270,12 @@ def _class(kind):
             line = mine[0].__code__.co_firstlineno
             found = [tree for tree in found if tree.lineno <= line <= tree.end_lineno]
         if found and _is_current(mine, text):
-            return found[-1], scope, behind
+            return found[-1], closure, behind
         if found and fresh:
             raise _unreadable(kind, text)
     if methods:
         raise _unreadable(kind, "")
-    return None, scope, behind
+    return None, closure, behind
 
 
 def _text(file, fresh=False):
@@ -375,7 +394,9 @@ def _describe_code(thing, behind, inner):
         return _name(thing)
     settings = []
     if hasattr(thing, "__code__") and not _library(_module(thing)):
-        settings = [inner(_closure(thing)), inner(thing.__defaults__), inner(thing.__kwdefaults__)]
+        changed = {path[0] for path, _, is_changed in _uses(_function(thing)) if is_changed}
+        closure = {name: value for name, value in _closure(thing).items() if name not in changed}
+        settings = [inner(closure), inner(thing.__defaults__), inner(thing.__kwdefaults__)]
     elif hasattr(thing, "__wrapped__"):
         settings = [inner(thing.__wrapped__)]
     elif inspect.isbuiltin(thing) and _is_plain(thing.__self__):

@@ -14,6 +14,11 @@ _SILENT = ("ctx", "kind", "type_comment", "type_params", "returns", "annotation"
 _IMPORTERS = ("library", "_library", "import_module", "__import__")
 
 
+_CHANGING = set(
+    "append extend insert add update setdefault pop popitem remove discard clear appendleft sort reverse".split()
+)
+
+
 # What changes a number
 
 
@@ -90,26 +95,34 @@ def _merged(values):
 # Names
 
 
-def uses(tree: ast.AST) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    """(dotted name, constant subscript or None) of all that a definition looks up outside itself.
+def uses(tree: ast.AST) -> Iterator[tuple[tuple[str, ...], str | None, bool]]:
+    """(dotted name, constant subscript or None, whether it is changed) of all that a definition looks up
+    outside itself.
 
     >>> import ast
     >>> from thesis_lib.runs.syntax import uses
     >>> list(uses(ast.parse("lambda x: tl.METHODS['cam'](x) + x.y * np.pi")))
-    [(('tl', 'METHODS'), 'cam'), (('np', 'pi'), None)]
+    [(('tl', 'METHODS'), 'cam', False), (('np', 'pi'), None, False)]
+    >>> list(uses(ast.parse("seen.append(len(seen))")))
+    [(('seen',), None, True), (('len',), None, False), (('seen',), None, False)]
     """
     return _uses(tree, frozenset(), frozenset())
 
 
 def _uses(node, outer, here):
     """outer: names of the functions around; here: of a class around, which its functions do not see."""
-    key = None
-    path = _path(node)
-    if isinstance(node, ast.Subscript) and isinstance(getattr(node.slice, "value", None), str):
-        path, key = _path(node.value), node.slice.value
-    if path:
+    changed = not isinstance(getattr(node, "ctx", ast.Load()), ast.Load)
+    if isinstance(node, ast.Subscript) and (path := _path(node.value)):
         if path[0] not in outer | here:
-            yield path, key
+            text = getattr(node.slice, "value", None)
+            yield path, text if isinstance(text, str) else None, changed
+        yield from _uses(node.slice, outer, here)
+        return
+    if path := _path(node):
+        if path[0] not in outer | here:
+            if len(path) > 1 and (changed or path[-1] in _CHANGING):
+                path, changed = path[:-1], True
+            yield path, None, changed
         return
     if not isinstance(node, _SCOPES):
         for child in _children(node):
