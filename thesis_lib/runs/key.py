@@ -280,11 +280,10 @@ def _class(kind):
 
 def _text(file, fresh=False):
     """The text of a file, or of a notebook's cell; "" where there is none."""
+    if not file or not Path(file).is_file():
+        return "".join(linecache.getlines(file))
     if fresh or file not in _texts:
-        if file and Path(file).is_file():
-            _texts[file] = patiently(lambda: _read(file))
-        else:
-            _texts[file] = "".join(linecache.getlines(file))
+        _texts[file] = patiently(lambda: _read(file))
     return _texts[file]
 
 
