@@ -99,12 +99,12 @@ def test_rows_of_insertion_and_deletion(tmp_path):
         assert part["class"].tolist() == classes.tolist()
         assert part["correct"].tolist() == [c in (0, 2) for c in classes.tolist()]
         assert part["probability"].to_numpy() == pytest.approx(expected.insertion[:, -1].numpy())
-        for key in ("insertion", "deletion"):
-            curves = np.stack(part[key])
+        for column in ("insertion", "deletion"):
+            curves = np.stack(part[column])
             assert curves.shape == (7, 12)
-            assert curves == pytest.approx(getattr(expected, key).numpy(), abs=1e-6)
-        for key in ("insertion_auc", "deletion_auc", "overall"):
-            assert part[key].to_numpy() == pytest.approx(getattr(expected, key).numpy(), abs=1e-6)
+            assert curves == pytest.approx(getattr(expected, column).numpy(), abs=1e-6)
+        for column in ("insertion_auc", "deletion_auc", "overall"):
+            assert part[column].to_numpy() == pytest.approx(getattr(expected, column).numpy(), abs=1e-6)
     tied = rows[rows["method"] == "grad_cam"]["tied"]  # exact, but for ties by rounding
     assert tied.to_numpy() == pytest.approx(expected.tied.numpy(), abs=20) and tied.min() > 0
 
