@@ -311,11 +311,7 @@ def record(part: Part) -> None:
         known = provenance["methods"].get(label)
         there = set(rows.loc[rows["method"] == label, "id"]) if known else set()
         there |= set(known["left_out"]) if known else set()
-        if (
-            not known
-            or not set(data.ids) <= there
-            or without_code(known["facts"]) != without_code(now[label])
-        ):
+        if not known or not set(data.ids) <= there or without_code(known["facts"]) != without_code(now[label]):
             missing[label] = method
         elif known["facts"] != now[label]:
             if _agrees(part, data, classifier, label, method, rows):
@@ -330,7 +326,9 @@ def record(part: Part) -> None:
         return
     say(f"{title}: {', '.join(missing)}")
     begin = time.monotonic()
-    new = evaluate(data, classifier, missing, RUNS, metrics=part.metrics, step=part.step, chunk=part.chunk)
+    new = evaluate(
+        data, classifier, missing, RUNS, metrics=part.metrics, step=part.step, chunk=part.chunk
+    )
     manifest = files.manifest(Path(new.attrs["run"]))
     rows, provenance = _table(part)  # another process may have written meanwhile
     order = [*dict.fromkeys([*rows["method"], *missing])] if len(rows) else list(missing)
