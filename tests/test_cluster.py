@@ -12,7 +12,7 @@ from test_runs import METHODS_HERE, classifier
 from test_runs_survive import PICTURES, Slow, equal, run_folder, work
 
 from thesis_lib.classifier import Classifier
-from thesis_lib.runs import files
+from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate
 
 distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
@@ -125,6 +125,6 @@ def test_errors_reach_the_caller(tmp_path, client, monkeypatch):
             Slow(), classifier(), {"wrong": wrong}, tmp_path, engine="dask", scheduler=client,
             progress=False,
         )  # fmt: skip
-    monkeypatch.setattr(files, "code", lambda: "of another version")
+    monkeypatch.setattr(key, "library", lambda methods: ["of another version", {}, None, None])
     with pytest.raises(RuntimeError, match="another version of thesis_lib"):
         run(tmp_path / "other", client)

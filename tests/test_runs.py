@@ -16,10 +16,12 @@ import torch
 from torch import nn
 
 from thesis_lib.classifier import Classifier
+from thesis_lib.data.models import load_classifier
+from thesis_lib.data.registry import open_dataset
 from thesis_lib.methods import METHODS
 from thesis_lib.metrics.insertion_deletion import insertion_deletion
 from thesis_lib.metrics.pointing_game import energy_inside, pointing_game
-from thesis_lib.runs import files
+from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate, load_rows
 
 torch.set_num_threads(1)
@@ -97,12 +99,12 @@ def test_rows_of_insertion_and_deletion(tmp_path):
         assert part["class"].tolist() == classes.tolist()
         assert part["correct"].tolist() == [c in (0, 2) for c in classes.tolist()]
         assert part["probability"].to_numpy() == pytest.approx(expected.insertion[:, -1].numpy())
-        for key in ("insertion", "deletion"):
-            curves = np.stack(part[key])
+        for column in ("insertion", "deletion"):
+            curves = np.stack(part[column])
             assert curves.shape == (7, 12)
-            assert curves == pytest.approx(getattr(expected, key).numpy(), abs=1e-6)
-        for key in ("insertion_auc", "deletion_auc", "overall"):
-            assert part[key].to_numpy() == pytest.approx(getattr(expected, key).numpy(), abs=1e-6)
+            assert curves == pytest.approx(getattr(expected, column).numpy(), abs=1e-6)
+        for column in ("insertion_auc", "deletion_auc", "overall"):
+            assert part[column].to_numpy() == pytest.approx(getattr(expected, column).numpy(), abs=1e-6)
     tied = rows[rows["method"] == "grad_cam"]["tied"]  # exact, but for ties by rounding
     assert tied.to_numpy() == pytest.approx(expected.tied.numpy(), abs=20) and tied.min() > 0
 
@@ -253,17 +255,218 @@ def test_what_changes_the_numbers_is_another_run(tmp_path):
     assert folder(run(tmp_path, clf=clf)) in folders and calls == []
 
 
-def test_describe_tells_functions_apart():
-    def closure(power):
-        return lambda clf, images, classes: method(clf, images, classes, power)
+class Scale(nn.Module):
+    def __init__(self, k):
+        super().__init__()
+        self.k = k
 
-    assert files.describe(closure(1)) == files.describe(closure(1))
-    assert files.describe(closure(1)) != files.describe(closure(2))
-    made = [lambda clf, images, classes, p=p: method(clf, images, classes, p) for p in (1, 2)]
-    assert files.describe(made[0]) != files.describe(made[1])
-    assert json.dumps(files.describe(METHODS["msg_cam"]))
-    with pytest.raises(ValueError, match="no stable description"):
-        files.describe(functools.partial(method, power=object()))
+    def forward(self, x):
+        return x * self.k
+
+
+def scaled(k):
+    return Classifier(nn.Sequential(Scale(k), classifier().network), layer="1.3", name="small")
+
+
+def test_what_a_state_dict_does_not_hold_is_another_run(tmp_path):
+    one, other = run(tmp_path, clf=scaled(1.0)), run(tmp_path, clf=scaled(0.3))
+    assert folder(one) != folder(other)
+    truth = run(tmp_path / "truth", clf=scaled(0.3))
+    pd.testing.assert_frame_equal(other, truth)
+    assert not np.allclose(one["probability"], truth["probability"], atol=1e-3)
+
+
+def test_a_hook_is_another_run_of_the_same_digest(tmp_path):
+    """No key can see it; what the network makes of two pictures does."""
+    clf = classifier()
+    one = run(tmp_path, clf=clf)
+    handle = clf.network[1].register_forward_hook(lambda module, inputs, output: output * 0.5)
+    other = run(tmp_path, clf=clf)
+    assert folder(other) == folder(one).with_name(f"{folder(one).name}-2") and calls
+    assert not np.allclose(one["probability"], other["probability"], atol=1e-3)
+    again = run(tmp_path, clf=clf)
+    pd.testing.assert_frame_equal(again, other)
+    assert not calls
+    handle.remove()
+    handle = clf.network[1].register_forward_hook(lambda module, inputs, output: output * (1 + 1e-6))
+    pd.testing.assert_frame_equal(run(tmp_path, clf=clf), one)  # as rounding on another machine
+    assert not calls
+    handle.remove()
+    real = nn.Conv2d.forward
+    nn.Conv2d.forward = lambda self, x: real(self, x) * 2
+    try:
+        assert folder(run(tmp_path, clf=clf)).name == f"{folder(one).name}-3"
+    finally:
+        nn.Conv2d.forward = real
+
+
+def test_another_picture_under_the_same_name_is_another_run(tmp_path):
+    """Any of them, not only those by which the network is known; also when the run is finished."""
+    clf = classifier()
+    for changed in (1, 5):
+
+        class Replaced(Pictures):
+            def __getitem__(self, i):
+                sample = super().__getitem__(i)
+                if i == changed:
+                    sample.pixels = 1 - sample.pixels
+                return sample
+
+        out = tmp_path / str(changed)
+        one, other = run(out, clf=clf), run(out, Replaced(), clf=clf)
+        assert folder(other).name == f"{folder(one).name}-2"
+        pd.testing.assert_frame_equal(other, run(out / "truth", Replaced(), clf=clf))
+        pd.testing.assert_frame_equal(run(out, clf=clf), one)
+        assert not calls
+        # The same of a run that was stopped, for the chunks that are there.
+        for file in (folder(one) / f"chunk-{k:06d}.parquet" for k in (0, 3, 6)):
+            if not file.name.endswith(f"{changed // 3 * 3:06d}.parquet"):
+                file.unlink()
+        pd.testing.assert_frame_equal(run(out, Replaced(), clf=clf), other)
+        assert not calls
+
+
+def test_files_that_are_replaced(tmp_path):
+    """As a user would: a folder of pictures, one of which is another one now."""
+    from PIL import Image
+
+    from thesis_lib.data.datasets import Folder
+
+    (tmp_path / "pictures").mkdir()
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"pictures/{i:03d}.png")
+
+    def scores(out):
+        rows = run(out, Folder(tmp_path / "pictures", size=SIZE), ["grad_cam"], chunk=16)
+        return rows.set_index("id")["overall"]
+
+    before = scores(tmp_path / "runs")
+    Image.fromarray(255 - pixels).save(tmp_path / "pictures/004.png")
+    after, truth = scores(tmp_path / "runs"), scores(tmp_path / "truth")
+    pd.testing.assert_series_equal(after, truth)
+    assert after["004"] != before["004"] and after.drop("004").equals(before.drop("004"))
+
+
+@pytest.mark.parametrize("when", ["once", "always"])
+@pytest.mark.parametrize("what", ["manifest", "shard", "picture", "code"])
+def test_a_disk_that_fails_while_the_key_is_made(tmp_path, monkeypatch, what, when):
+    """An error is tried again, then raised: it never begins another folder, and nothing is lost."""
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    expected, left = run(tmp_path), [1 if when == "once" else 10**9]
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def failing(real):
+        def read(*arguments, **settings):
+            if left[0] > 0:
+                left[0] -= 1
+                raise OSError(errno.EIO, "Input/output error")
+            return real(*arguments, **settings)
+
+        return read
+
+    dataset = Pictures()
+    if what == "manifest":
+        monkeypatch.setattr(files, "_text_of", failing(files._text_of))
+    elif what == "shard":
+        monkeypatch.setattr(files.pq, "read_table", failing(files.pq.read_table))
+    elif what == "picture":
+        monkeypatch.setattr(Pictures, "__getitem__", failing(Pictures.__getitem__))
+    else:
+        key._texts.clear()
+        monkeypatch.setattr(key, "_read", failing(key._read))
+    if when == "once":
+        pd.testing.assert_frame_equal(run(tmp_path, dataset), expected)
+        assert left == [0]
+    else:
+        with pytest.raises(OSError, match="Input/output error"):
+            run(tmp_path, dataset)
+    assert not calls
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    assert all(path.read_bytes() == kept for path, kept in content.items())
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(run(tmp_path), expected)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_late_process_leaves_a_finished_run_finished(tmp_path, stopped):
+    """It began when chunks were missing; somebody else finishes the run; it is stopped, or goes on."""
+    clf, finished = classifier(), []
+
+    class Late(Pictures):
+        def __getitem__(self, i):
+            seen.append(i)
+            if len(seen) == 4 and not finished:  # its second chunk's first picture, or its first's second
+                finished.append(run(tmp_path, clf=clf))
+                if stopped:
+                    raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+    seen = []
+    if stopped:
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, Late(), clf=clf)
+    else:
+        pd.testing.assert_frame_equal(run(tmp_path, Late(), clf=clf), finished[0])
+    assert len(list(tmp_path.iterdir())) == 1
+    pd.testing.assert_frame_equal(load_rows(folder(finished[0])), finished[0])
+
+
+def test_nobody_begins_a_run_twice(tmp_path, monkeypatch):
+    """Two processes at the same moment, whose networks differ: each gets a folder of its own."""
+    clf, hooked = classifier(), classifier()
+    hooked.network[1].register_forward_hook(lambda module, inputs, output: output * 0.5)
+    real, others = files.replace, []
+
+    def meanwhile(path, write, over=True):
+        if path.name == "manifest.json" and not others:
+            others.append(None)
+            others[0] = folder(run(tmp_path, clf=hooked))
+        real(path, write, over)
+
+    monkeypatch.setattr(files, "replace", meanwhile)
+    rows = run(tmp_path, clf=clf)
+    assert others[0].name + "-2" == folder(rows).name
+    monkeypatch.undo()
+    pd.testing.assert_frame_equal(rows, run(tmp_path / "truth", clf=clf))
+    pd.testing.assert_frame_equal(load_rows(others[0]), run(tmp_path / "other", clf=hooked))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"finished": true}'])
+def test_a_damaged_manifest_costs_no_shard(tmp_path, content):
+    expected = run(tmp_path)
+    (folder(expected) / "manifest.json").write_text(content)
+    again = run(tmp_path)
+    if content != '{"finished": true}':  # that one says nothing of the network: not to be trusted
+        assert not calls and folder(again) == folder(expected)
+    pd.testing.assert_frame_equal(again, expected)
+    pd.testing.assert_frame_equal(load_rows(folder(again)), expected)
+
+
+def test_metrics_in_any_order_are_one_run(tmp_path):
+    """Also where one order measured one chunk and another order the next."""
+    orders = [("pointing_game", "insertion_deletion"), ["insertion_deletion", "pointing_game"]]
+    first = run(tmp_path, metrics=orders[0])
+    (folder(first) / "chunk-000003.parquet").unlink()
+    again = run(tmp_path, metrics=orders[1])
+    assert calls
+    pd.testing.assert_frame_equal(again, first)
+    one = run(tmp_path / "one", metrics="pointing_game")
+    assert folder(one).name == folder(run(tmp_path / "one", metrics=["pointing_game"])).name
+
+
+def test_dataset_and_classifier_by_name(tmp_path):
+    settings = {"limit": 1, "step": 12544, "progress": False}
+    by_name = evaluate("glyphs", "vgg19_glyphs", ["grad_cam"], tmp_path, **settings)
+    objects = evaluate(
+        open_dataset("glyphs"), load_classifier("vgg19_glyphs", device=None), {"grad_cam": METHODS["grad_cam"]},
+        tmp_path, **settings,
+    )  # fmt: skip
+    assert folder(by_name) == folder(objects)
+    pd.testing.assert_frame_equal(by_name, objects)
+    with pytest.raises(ValueError, match="no dataset is called 'glyph'"):
+        evaluate("glyph", "vgg19_glyphs", ["grad_cam"], tmp_path)
 
 
 class Deadly(Pictures):
@@ -271,7 +474,7 @@ class Deadly(Pictures):
 
     def __getitem__(self, i):
         self.read += i == 4
-        if self.read == 2:  # the first time is for the run's key
+        if self.read == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(i)
 
@@ -375,7 +578,7 @@ def test_manifest(tmp_path):
     assert manifest["seconds"] >= 0
     assert str(tmp_path) not in text and str(files.LIBRARY.parent) not in text
     assert set(manifest) == {
-        "finished", "settings", "seed", "rows", "pictures", "skipped", "failed", "counts", "seconds",
+        "finished", "settings", "seed", "behaviour", "rows", "pictures", "skipped", "failed", "counts", "seconds",
         "devices", "python", "commit",
     }  # fmt: skip
     assert manifest["finished"] and manifest["pictures"] == {

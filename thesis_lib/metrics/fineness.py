@@ -4,12 +4,15 @@ A sharper picture of the same blob has no more in it. So: does the map follow th
 (`boundary_distance`), and which detail does it hold at all (`effective_resolution`)?
 """
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
 from scipy.fft import dctn
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from thesis_lib.kernels import rank_pixels
-from thesis_lib.metrics.base import METRICS, Column
+from thesis_lib.metrics.base import METRICS, Column, Rounds
 from thesis_lib.metrics.insertion_deletion import check_maps
 from thesis_lib.metrics.pointing_game import check_masks, energy_inside, where_known
 
@@ -24,7 +27,7 @@ from thesis_lib.metrics.pointing_game import check_masks, energy_inside, where_k
         "effective_resolution": Column("effective resolution", 0, tolerance=0.5, scale=1),
     },
 )
-def fineness_rows(rounds, method, maps):
+def fineness_rows(rounds: Rounds, method: Callable, maps: torch.Tensor) -> dict:
     """Whether the map follows the object's outline, and how much detail it holds."""
     masks = rounds.pixel_masks()
     return {
@@ -34,7 +37,7 @@ def fineness_rows(rounds, method, maps):
     }
 
 
-def boundary_distance(maps, masks):
+def boundary_distance(maps: torch.Tensor, masks: torch.Tensor) -> np.ndarray:
     """Mean distance in pixels between the outline of a map and that of its object: (N,) array.
 
     A map's outline is that of its strongest pixels, as many as the object has. The distance to the
@@ -71,7 +74,7 @@ def _outline_distance(a, b):
     return np.concatenate([there, back]).mean()
 
 
-def effective_resolution(maps, share=0.95):
+def effective_resolution(maps: torch.Tensor, share: float = 0.95) -> np.ndarray:
     """The frequency below which `share` of a map's variation lies, in cycles per side: (N,) array.
 
     Energy of the cosine transform (which, unlike Fourier's, sees no jump from one border to the

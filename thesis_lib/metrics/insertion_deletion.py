@@ -1,13 +1,14 @@
 """Insertion and deletion curves (thesis 3.4.4; Petsiuk et al., "RISE", BMVC 2018)."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
-from thesis_lib.classifier import resolve_classes
+from thesis_lib.classifier import Classifier, resolve_classes
 from thesis_lib.counts import count
 from thesis_lib.kernels import blur, rank_pixels
-from thesis_lib.metrics.base import METRICS, Column
+from thesis_lib.metrics.base import METRICS, Column, Rounds
 
 
 class InsertionDeletion(NamedTuple):
@@ -24,7 +25,9 @@ class InsertionDeletion(NamedTuple):
 
 
 @torch.no_grad()
-def insertion_deletion(clf, images, maps, classes=None, step=448):
+def insertion_deletion(
+    clf: Classifier, images: torch.Tensor, maps: Any, classes: Any = None, step: int = 448
+) -> InsertionDeletion:
     """Insert a map's strongest pixels first into a blurred image, and delete them from the image.
 
     Both experiments replace `step` more pixels at each point and share the blurred image (51 x 51,
@@ -107,7 +110,7 @@ def insertion_deletion(clf, images, maps, classes=None, step=448):
         "tied": Column("tied pixels", tolerance=None, scale=1),
     },
 )
-def insertion_deletion_rows(rounds, method, maps):
+def insertion_deletion_rows(rounds: Rounds, method: Callable, maps: torch.Tensor) -> dict:
     """The curves, their areas, and how many pixels the map does not rank."""
     r = insertion_deletion(rounds.classifier, rounds.images, maps, rounds.classes, rounds.step)
     curves = {key: list(getattr(r, key).cpu().numpy()) for key in ("insertion", "deletion")}
@@ -115,7 +118,7 @@ def insertion_deletion_rows(rounds, method, maps):
     return curves | {key: getattr(r, key).cpu().numpy() for key in names}
 
 
-def tied_pixels(maps):
+def tied_pixels(maps: torch.Tensor) -> torch.Tensor:
     """Pixels of each map (N, H, W) that share their value with at least one other: (N,) int."""
     values = maps.flatten(1).sort(1).values
     equal = values[:, 1:] == values[:, :-1]
@@ -123,7 +126,7 @@ def tied_pixels(maps):
     return (torch.cat([equal, no], 1) | torch.cat([no, equal], 1)).sum(1)
 
 
-def check_maps(maps, shape):
+def check_maps(maps: Any, shape: tuple) -> torch.Tensor:
     """The maps as a tensor, or a ValueError that says what is wrong with them."""
     maps = torch.as_tensor(maps)
     if maps.shape != shape:

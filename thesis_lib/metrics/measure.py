@@ -1,13 +1,18 @@
 """Rows of numbers for some pictures: every method's maps, and what the metrics say of them."""
 
+from collections.abc import Callable, Iterable
+
 import pandas as pd
 import torch
 
+from thesis_lib.classifier import Classifier
 from thesis_lib.counts import counting
 from thesis_lib.metrics.base import METRICS, Rounds
 
 
-def measure(samples, classifier, methods, metrics, step):
+def measure(
+    samples: list, classifier: Classifier, methods: dict[str, Callable], metrics: Iterable[str], step: int
+) -> tuple[pd.DataFrame, list]:
     """One row per (picture, class, method), and [id, reason] of what is left out.
 
     samples: `Sample`s of one size. methods: name: function. metrics: names in METRICS; one of them

@@ -1,6 +1,8 @@
 """The pointing game (thesis 3.4.5, equation 3-13; Zhang et al., excitation backprop, IJCV 2018)."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,11 +10,13 @@ import torch
 from torch.nn.functional import conv2d
 
 from thesis_lib.kernels import rank_pixels
-from thesis_lib.metrics.base import METRICS, Column
+from thesis_lib.metrics.base import METRICS, Column, Rounds
 from thesis_lib.metrics.insertion_deletion import check_maps
 
 
-def pointing_game(maps, masks, points=100, tolerance=0):
+def pointing_game(
+    maps: torch.Tensor, masks: torch.Tensor, points: int = 100, tolerance: float = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """How many of a map's strongest points fall on the object.
 
     `points=100` is the thesis's game; `points=1, tolerance=15` is the usual one (a single
@@ -62,7 +66,7 @@ def pointing_game(maps, masks, points=100, tolerance=0):
         "pixel_energy": Column("energy in the object", +1),
     },
 )
-def pointing_game_rows(rounds, method, maps):
+def pointing_game_rows(rounds: Rounds, method: Callable, maps: torch.Tensor) -> dict:
     """Hits of the 100 strongest points and of the strongest one, energy inside boxes and object."""
     masks = rounds.box_masks()
     hits, misses = pointing_game(maps, masks)
@@ -78,7 +82,7 @@ def pointing_game_rows(rounds, method, maps):
     }
 
 
-def where_known(measure, maps, masks):
+def where_known(measure: Callable, maps: torch.Tensor, masks: list) -> np.ndarray:
     """measure(maps, masks) -> (N,) array, NaN where the mask is None or empty."""
     known = [i for i, mask in enumerate(masks) if mask is not None and mask.any()]
     values = np.full(len(masks), np.nan)
@@ -87,7 +91,7 @@ def where_known(measure, maps, masks):
     return values
 
 
-def grow(masks, tolerance):
+def grow(masks: torch.Tensor, tolerance: float) -> torch.Tensor:
     """Masks (N, H, W) bool with every pixel whose distance to them is below `tolerance`.
 
     Tolerance 15 turns a single pixel into a disk of 697.
@@ -110,7 +114,7 @@ def grow(masks, tolerance):
     return covered[:, 0] > 0.5
 
 
-def energy_inside(maps, masks):
+def energy_inside(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Share of the sum of each map that lies inside its mask: (N,) in [0, 1].
 
     Args:
@@ -133,7 +137,7 @@ def energy_inside(maps, masks):
     return torch.where(total > 0, inside / total, 0)
 
 
-def mean_over_classes(hits, misses, classes):
+def mean_over_classes(hits: Any, misses: Any, classes: Any) -> float:
     """Equation 3-13 per class, hits / (hits + misses), then the mean over the classes there are.
 
     All three are (N,): tensors, arrays, columns or lists. Returns a float in [0, 1].
@@ -148,7 +152,7 @@ def mean_over_classes(hits, misses, classes):
     return float((sums["hits"] / (sums["hits"] + sums["misses"])).mean())
 
 
-def check_masks(maps, masks):
+def check_masks(maps: Any, masks: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Both as tensors on one device, or a ValueError that says what is wrong with them."""
     masks = torch.as_tensor(masks)
     if masks.dtype != torch.bool or masks.ndim != 3:

@@ -2,6 +2,7 @@
 
 import copy
 import zlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -9,11 +10,14 @@ from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 from torch import nn
 
+from thesis_lib.classifier import Classifier
 from thesis_lib.kernels import min_max
-from thesis_lib.metrics.base import METRICS, Column
+from thesis_lib.metrics.base import METRICS, Column, Rounds
 
 
-def randomize(clf, mode="cascading", seed=0, layers="convolutions"):
+def randomize(
+    clf: Classifier, mode: str = "cascading", seed: int = 0, layers: str = "convolutions"
+) -> Iterator[tuple[str, Classifier]]:
     """Yield (layer name, Classifier) with ever more, or other, layers random, output end first.
 
     "cascading" adds one layer after the other; "independent" randomizes that one layer alone. A
@@ -93,7 +97,7 @@ def _reset(module, seed):
     module.load_state_dict(own, strict=False)
 
 
-def similarity(a, b):
+def similarity(a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """How alike two sets of maps are: (spearman, ssim), two arrays (N,) in [-1, 1].
 
     Both compare absolute values. Spearman's rank correlation is over all pixels, equal values
@@ -135,7 +139,7 @@ def _chosen(count):
     return sorted({*range(0, count, step), count - 1})
 
 
-def sanity_layers(clf):
+def sanity_layers(clf: Classifier) -> dict[str, list[str]]:
     """{kind: names of the layers after which `sanity` compares maps}, output end first.
 
     >>> from thesis_lib.metrics.sanity import sanity_layers
@@ -171,7 +175,7 @@ def _column(kind, what):
         },
     },
 )
-def sanity_rows(rounds, method, maps):
+def sanity_rows(rounds: Rounds, method: Callable, maps: torch.Tensor) -> dict:
     """How alike the map and those of networks with random layers are.
 
     For each kind of `KINDS` a list with an entry for each of `sanity_layers`. "other" is the

@@ -9,10 +9,12 @@ import copy
 import dataclasses
 import threading
 import uuid
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-from thesis_lib.runs.job import compute, foretell, say
+from thesis_lib.runs.job import Job, compute, foretell, say
 
 try:
     import cloudpickle
@@ -24,7 +26,9 @@ _one_at_a_time = threading.Lock()  # a network that is being explained has hooks
 _loaded = (None, None)  # in a worker: the label of the last call, and its job
 
 
-def compute_all(job, starts, scheduler, device, progress):
+def compute_all(
+    job: Job, starts: list[int], scheduler: Any, device: torch.device, progress: bool
+) -> Iterator[int]:
     """Yield the number of pictures of each chunk, as the workers finish them.
 
     With progress, a worker measures some pictures first, to say what the run will cost.
@@ -68,7 +72,7 @@ def _do(what, sent, label, device, *arguments):
             job = cloudpickle.loads(sent)
             if not job.run.is_dir():
                 raise FileNotFoundError(f"workers must see the folder of the run, {job.run}")
-            if job.code_here() != job.code:
+            if not job.is_of_this_code():
                 raise RuntimeError("the workers have another version of thesis_lib than the caller")
             job.classifier.network.to(torch.device(device))
             _loaded = label, job

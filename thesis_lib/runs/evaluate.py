@@ -10,33 +10,52 @@ import json
 import os
 import random
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import torch
 from tqdm import tqdm  # as text, which papermill's log shows as well
 
+from thesis_lib.classifier import Classifier
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
 from thesis_lib.methods import METHODS
 from thesis_lib.metrics import METRICS
 from thesis_lib.runs import files, key
+from thesis_lib.runs.files import sha256
 from thesis_lib.runs.job import Job, compute, foretell, load, same_pictures, say
 
 
 def evaluate(
-    dataset, classifier, methods, out, *, metrics=("insertion_deletion",), limit=None, step=448,
-    chunk=16, engine="local", scheduler=None, device=None, progress=None,
-):  # fmt: skip
+    dataset: Any,
+    classifier: Classifier | str,
+    methods: Iterable[str] | dict[str, Callable],
+    out: str | Path,
+    *,
+    metrics: Iterable[str] = ("insertion_deletion",),
+    limit: int | None = None,
+    step: int = 448,
+    chunk: int = 16,
+    engine: str = "local",
+    scheduler: Any = None,
+    device: str | torch.device | None = None,
+    progress: bool | None = None,
+) -> pd.DataFrame:
     """Measure methods on a dataset: one row per (image, class, method).
 
-    A run has its own folder under `out`, named by a hash of everything that changes the numbers:
-    pictures, network, methods with their settings, metrics, this library's code, versions, kind of
-    device. The same call again continues where it stopped, or returns at once; a changed setting is
-    a new run. Each chunk of pictures is one Parquet shard, renamed into place when it is complete;
-    a damaged shard is computed again. Several processes may work on one run: they share its chunks.
-    `manifest.json` beside the shards says what was run, where, for how long, and what was skipped;
-    `pictures.csv` lists the pictures in their order.
+    A run has its own folder under `out`, named by a hash of what its numbers depend on: the pictures'
+    ids, the network's weights and settings, methods with their settings, metrics, the code of all of
+    them and what it calls, versions, kind of device. The same call again continues where it stopped,
+    or reads the pictures, sees that they are still the same, and returns the rows; a changed setting
+    or code is a new run, and a comment, a docstring or another method's code is not. Where pictures
+    differ from those that were measured, or what the network makes of two of them (a hook), the
+    folder's name ends in -2, -3, ... Each chunk of pictures is one Parquet shard, renamed into place
+    when it is complete; a damaged shard is computed again. Several processes may work on one run:
+    they share its chunks. `manifest.json` beside the shards says what was run, where, for how long,
+    and what was skipped; `pictures.csv` lists the pictures in their order.
 
     Pictures that cannot be read, that show no annotated class, or whose class's boxes cover no
     pixel are skipped, pictures on which a method or the network fails are left out; both are
@@ -44,12 +63,14 @@ def evaluate(
     pictures, but for the rows at the end: about 1 kB each.
 
     Args:
-        dataset: has a length, `ids` and Samples, as those of `thesis_lib.data.datasets`.
-        classifier: a Classifier; its `batch` bounds the memory.
+        dataset: a name that `open_dataset` knows ("glyphs"), or an object that has a length, `ids` and
+            Samples, as those of `thesis_lib.data.datasets`.
+        classifier: a name that `load_classifier` knows ("vgg19_glyphs"), or a Classifier; its `batch`
+            bounds the memory.
         methods: names in METHODS, or a dict of name: `method(clf, images, classes)`, with settings
             by functools.partial.
         out: folder for runs.
-        metrics: "insertion_deletion" explains the class predicted on the intact picture; with
+        metrics: names in METRICS, in any order. "insertion_deletion" explains the class predicted on the intact picture; with
             "pointing_game", alone or beside it, it is each class that the picture has boxes for.
         limit: the first `limit` pictures only.
         step: pixels per point of the curves.
@@ -77,7 +98,8 @@ def evaluate(
     Raises:
         KeyError: unknown method.
         ValueError: unknown metric or engine; a scheduler for the local engine; a method whose
-            settings have no stable description; no picture that could be measured.
+            settings have no stable description, whose code cannot be read or was changed since it was
+            imported; no picture that could be measured.
         OSError: a shard cannot be written, as on a full disk, or the disk of the pictures fails or
             is gone; shards written before stay.
 
@@ -94,8 +116,10 @@ def evaluate(
         raise ValueError(f'engine must be "local" or "dask", not {engine!r}')
     if scheduler and engine == "local":
         raise ValueError(f'a scheduler ({scheduler}) is for engine="dask"')
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
     if not metrics or set(metrics) - set(METRICS):
         raise ValueError(f"metrics must be among {', '.join(METRICS)}, not {metrics!r}")
+    metrics = [name for name in METRICS if name in metrics]  # shards of any order have the same columns
     if not isinstance(methods, dict):
         methods = {name: METHODS[name] for name in methods}
     if isinstance(dataset, str):
@@ -107,7 +131,7 @@ def evaluate(
         raise ValueError(f"the classifier is on {classifier.device}, not on {device}: load it there")
     ids = list(dataset.ids)[:limit]
     settings = {
-        "dataset": {"pictures": len(ids), "sha256": key.sha256([json.dumps(ids)])},
+        "dataset": {"pictures": len(ids), "sha256": sha256([json.dumps(ids)])},
         "classifier": key.describe_classifier(classifier) | {"device": device.type},
         "methods": {name: key.describe(method) for name, method in methods.items()},
         "metrics": key.describe_metrics(metrics),
@@ -116,11 +140,12 @@ def evaluate(
         "code": key.loop(),
         "versions": key.versions(),
     }
-    digest = key.sha256([json.dumps(settings, sort_keys=True)])[:16]
-    job = Job(Path(), dataset, ids, classifier, methods, tuple(metrics), step, chunk, None)
-    job.code = job.code_here()
-    behaviour = key.behaviour(classifier, _two(dataset, ids))
-    job.run = _folder(Path(out).resolve(), digest, job, behaviour)
+    digest = sha256([json.dumps(settings, sort_keys=True)])[:16]
+    whole = getattr(dataset, "dataset", dataset)  # of a subset
+    settings["dataset"]["name"] = getattr(whole, "name", type(whole).__name__)
+    code = key.library(methods) if engine == "dask" else []
+    job = Job(Path(out).resolve(), dataset, ids, classifier, methods, tuple(metrics), step, chunk, code)
+    _enter(job, digest, settings)
     run = job.run
     if progress is None:
         progress = not os.environ.get("TQDM_DISABLE")
@@ -128,9 +153,6 @@ def evaluate(
     missing = job.missing()
     if not missing and files.is_finished(run):
         return load_rows(run)
-    whole = getattr(dataset, "dataset", dataset)  # of a subset
-    settings["dataset"]["name"] = getattr(whole, "name", type(whole).__name__)
-    files.begin(run, settings, ids, getattr(dataset, "seed", None), behaviour)
     if progress:
         pictures = sum(len(job.part(start)) for start in missing)
         say(
@@ -167,30 +189,29 @@ def evaluate(
     return load_rows(run)
 
 
+def _enter(job, digest, settings):
+    """Give a job its folder: the first of that digest in which network and pictures are as they are here,
+    or that nobody has begun."""
+    behaviour, out = key.behaviour(job.classifier, _two(job.dataset, job.ids)), job.run
+    for number in itertools.count(1):
+        job.run = out / (digest if number == 1 else f"{digest}-{number}")
+        # Begun first and looked at then: another process may be doing the same.
+        known = files.begin(job.run, settings, job.ids, getattr(job.dataset, "seed", None), behaviour)
+        if key.agrees(known.get("behaviour", []), behaviour) and same_pictures(job):
+            return
+
+
 def _two(dataset, ids):
     """Two pictures of the dataset that can be read, by which a network is recognised."""
     found = []
-    for i in dict.fromkeys([0, len(ids) // 2, *range(len(ids))]):
-        found += load(dataset, ids, [i])[0] if ids else []
+    for i in dict.fromkeys([0, len(ids) // 2, *range(len(ids))] if ids else []):
+        found += load(dataset, ids, [i])[0]
         if len(found) == 2:
             break
     return found
 
 
-def _folder(out, digest, job, behaviour):
-    """The folder of a run: the first of that digest in which network and pictures behave as these do,
-    or that nobody has begun."""
-    for number in itertools.count(1):
-        job.run = out / (digest if number == 1 else f"{digest}-{number}")
-        known = files.manifest(job.run)
-        if known is None:
-            return job.run
-        if key.agrees(known["behaviour"], behaviour) and same_pictures(job):
-            return job.run
-    raise AssertionError  # `count` has no end
-
-
-def load_rows(run):
+def load_rows(run: str | Path) -> pd.DataFrame:
     """The rows of a finished run's folder as `evaluate` returned them; nothing is computed.
 
     Raises FileNotFoundError if the run is not finished, ValueError if rows are missing or damaged.

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,28 +28,31 @@ class Job:
     metrics: tuple
     step: int
     chunk: int
-    code: Any  # digests, which a worker compares with those of its own library
+    code: list  # digests, which a worker compares with those of its own library
 
-    def starts(self):
+    def starts(self) -> range:
         """The chunks, each named by its first picture."""
         return range(0, len(self.ids), self.chunk)
 
-    def part(self, start):
+    def part(self, start: int) -> range:
         """The indices of a chunk's pictures."""
         return range(start, min(start + self.chunk, len(self.ids)))
 
-    def file(self, start):
+    def file(self, start: int) -> Path:
+        """Its shard."""
         return self.run / f"chunk-{start:06d}.parquet"
 
-    def missing(self):
+    def missing(self) -> list[int]:
+        """The chunks without a shard."""
         return [start for start in self.starts() if files.read(self.file(start)) is None]
 
-    def code_here(self):
-        """`code` as this process's library has it."""
-        return [key.loop(), key.describe(self.methods), key.describe_metrics(self.metrics)]
+    def is_of_this_code(self) -> bool:
+        """Whether the caller's library is this process's."""
+        pairs = zip(self.code, key.library(self.methods), strict=True)
+        return all(here is None or here == there for there, here in pairs)
 
 
-def compute(job, start):
+def compute(job: Job, start: int) -> int:
     """Measure one chunk and write its shard, if nobody has yet; returns its number of pictures."""
     part, file = job.part(start), job.file(start)
     if files.read(file) is not None:
@@ -70,7 +74,7 @@ def compute(job, start):
     return len(part)
 
 
-def load(dataset, ids, indices):
+def load(dataset: Any, ids: list, indices: Iterable[int]) -> tuple[list, list]:
     """Samples that can be read, and [id, reason] of the others."""
     samples, skipped = [], []
     for i in indices:
@@ -83,16 +87,19 @@ def load(dataset, ids, indices):
     return samples, skipped
 
 
-def digests(samples, skipped):
+def digests(samples: list, skipped: list) -> dict:
     """{id: digest of the picture}, None for those that cannot be read."""
     return {s.id: key.picture(s) for s in samples} | {name: None for name, _ in skipped}
 
 
-def same_pictures(job):
+def same_pictures(job: Job) -> bool:
     """Whether the pictures of all shards that are there are still those that were measured."""
     for start in job.starts():
-        facts = files.facts_of(job.file(start))
-        if facts and facts["digests"] != digests(*load(job.dataset, job.ids, job.part(start))):
+        table = files.read(job.file(start))
+        if table is None:
+            continue
+        known = files.facts_of(table).get("digests")
+        if known != digests(*load(job.dataset, job.ids, job.part(start))):
             return False
     return True
 
@@ -137,11 +144,12 @@ def _measure_in_memory(job, samples):
         torch.cuda.empty_cache()
 
 
-def say(text):
+def say(text: str) -> None:
+    """To where a terminal or papermill's log shows it."""
     print(text, file=sys.stderr, flush=True)
 
 
-def foretell(job, missing, workers=1):
+def foretell(job: Job, missing: list[int], workers: int = 1) -> str:
     """What a run will cost, in words, from up to four pictures measured: passes and time."""
     indices = [i for start in missing for i in job.part(start)]
     found = []  # (forward passes, seconds) of pictures that give rows

@@ -2,21 +2,25 @@
 
 Code is followed from the methods and metrics through everything that they call, function by function, so
 that another method's code, a comment, a docstring or a colour costs nobody a night. What cannot be
-read from code and settings (hooks, closures of a network, patched modules) is compared, not hashed:
-`behaviour` of two pictures, because rounded numbers differ from machine to machine.
+read from code and settings (hooks, patched modules) is compared, not hashed: `behaviour` of two pictures,
+because rounded numbers differ from machine to machine.
 """
 
 import ast
 import functools
-import hashlib
 import importlib
 import inspect
 import itertools
+import json
+import linecache
 import sys
-import textwrap
-from collections.abc import Iterable
+import sysconfig
+import tokenize
+import types
+from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from types import ModuleType
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -26,204 +30,354 @@ from thesis_lib.classifier import Classifier
 from thesis_lib.metrics.base import METRICS
 from thesis_lib.metrics.measure import measure
 from thesis_lib.registry import Registry
+from thesis_lib.runs import syntax
+from thesis_lib.runs.files import patiently, sha256
 
 ALWAYS = ("torch", "torchvision", "kornia")  # their versions are in every key
-
-
-def sha256(parts: Iterable) -> str:
-    """Hex digest of texts and bytes, one after the other."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()
 
 
 # Code
 
 
-def code(*functions: Any) -> str:
-    """Digest of functions and classes with all that they reach in their own package; of other packages
-    their versions. The same on Python 3.11 to 3.13.
+def code(*things: Any, apart: tuple = ()) -> str:
+    """Digest of functions and classes, with all that they reach: our and the caller's code, the constants
+    that it names, and of other packages their versions. The same on Python 3.11 to 3.13.
+
+    apart: what is not followed.
+
+    Raises:
+        ValueError: code that cannot be read, or that was changed since it was imported.
+        OSError: the disk fails.
     """
-    found: dict[str, str] = {}
-    waiting = list(functions)
+    found, constants, changed, seen, waiting = set(), {}, set(), {}, list(things)
     while waiting:
-        thing = inspect.unwrap(waiting.pop())
-        name = f"{thing.__module__}.{thing.__qualname__}"
-        if name in found:
+        thing = waiting.pop()
+        if id(thing) in seen or any(thing is known for known in apart):
             continue
-        if package := _library(thing.__module__):
-            found[package] = _version(package)
-            continue
-        tree = _tree(thing)
-        found[name] = _canonical(tree) if isinstance(tree, ast.AST) else tree
-        for name, value in _named(tree, thing):
-            if isinstance(value, ModuleType):
-                if package := _library(value.__name__):
-                    found[package] = _version(package)
-            elif inspect.isroutine(value) or inspect.isclass(value):
-                if getattr(value, "__module__", None):  # not a builtin without a home
-                    waiting.append(value)
-            elif not isinstance(value, Registry):  # a registry is looked up by name, see `describe`
-                found[name] = _plain(value)
-    return sha256(f"{name} {found[name]}\n" for name in sorted(found))
+        seen[id(thing)] = thing  # kept, or another thing might get its id
+        text, named, behind = _part(thing)
+        found.add(text)
+        waiting += behind
+        for name, value, is_changed in named:
+            if isinstance(value, types.ModuleType):
+                package = _library(value.__name__)
+                found.add(f"{package or value.__name__} {package and _version(package)}")
+            elif _is_code(value) or isinstance(value, Registry):
+                waiting.append(value)
+            else:
+                constants[name] = value, _constant(value, waiting)
+                if is_changed:
+                    changed |= {name, *_identity(value)}
+    for name, (value, text) in constants.items():
+        if not changed & {name, *_identity(value)}:  # else it is no constant: a cache, a list of calls
+            found.add(f"{name} = {text}")
+    return sha256(f"{text}\n" for text in sorted(found))
 
 
-def _plain(value):
-    """A constant of a module, as far as it has a stable description."""
+def _identity(value):
+    """What else names a value that may be changed in place."""
+    return (
+        []
+        if isinstance(value, (int, float, complex, str, bytes, tuple, frozenset, type(None)))
+        else [id(value)]
+    )
+
+
+def _part(thing):
+    """What a thing says of itself, (name, value, whether it changes that) of what it names, and what else
+    belongs to it."""
+    if isinstance(thing, Registry):  # looked up by a name that only the call knows: any of them
+        return "", [], [getattr(entry, "function", entry) for entry in thing.values() if _is_code(entry)]
+    name = _name(thing)
+    if package := _library(_module(thing)):
+        return f"{package} {_version(package)}", [], []
+    if inspect.isclass(thing):
+        tree, closure, behind = _class(thing)
+        scope = vars(sys.modules[thing.__module__]) if thing.__module__ in sys.modules else {}
+        values = {k: v for k, v in vars(thing).items() if not k.startswith("__") and _is_plain(v)}
+    elif hasattr(thing, "__code__"):
+        tree, behind = _function(thing), []
+        scope, closure = thing.__globals__, _closure(thing)
+        values = [thing.__defaults__, thing.__kwdefaults__]
+    else:  # functools.cache and the like; builtins
+        return name, [], [x for x in [getattr(thing, "__wrapped__", None)] if x is not None]
+    text = f"{name} {_constant(values, behind)} {tree and _canonical(tree)}"
+    return text, _named(name, tree, scope, closure) if tree else [], behind
+
+
+def _is_code(thing):
+    """Whether it is followed: a function, a class, an entry with a function."""
+    return inspect.isroutine(thing) or inspect.isclass(thing) or callable(getattr(thing, "function", None))
+
+
+def _constant(value, behind):
+    """A constant as text, as far as it has a stable description; code in it goes to `behind`."""
     try:
-        return repr(describe(value))
+        return json.dumps(describe(value, behind), sort_keys=True)
     except ValueError:
         return type(value).__name__
 
 
-def _tree(thing):
-    """The definition of a function or class; its bare text where that is no statement (lambdas)."""
-    try:
-        text = textwrap.dedent(inspect.getsource(thing))
-    except (OSError, TypeError) as error:
-        raise ValueError(
-            f"the code of {thing!r} cannot be read, so a run cannot be named by it: define it in a "
-            "file or in a cell of a notebook"
-        ) from error
-    try:
-        return ast.parse(text).body[0]
-    except SyntaxError:
-        return text
+def _name(thing):
+    """A function's or class's own name, also where `functools.wraps` lent it another one's."""
+    own = getattr(thing, "__code__", None)
+    qualname = own.co_qualname if own else getattr(thing, "__qualname__", type(thing).__name__)
+    return f"{_module(thing)}.{qualname}"
 
 
-def _named(tree, thing):
-    """(full name, value) of what a definition names in its module, and in modules named there."""
-    if not isinstance(tree, ast.AST):
-        return
-    scope = vars(sys.modules[thing.__module__]) if thing.__module__ in sys.modules else {}
-    if inspect.isfunction(thing):
-        scope = thing.__globals__
-    own = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    own |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
-    for node in _walk(tree):
-        if isinstance(node, ast.Name) and node.id in scope and node.id not in own:
-            yield f"{thing.__module__}.{node.id}", scope[node.id]
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            module = scope.get(node.value.id)
-            if isinstance(module, ModuleType) and hasattr(module, node.attr):
-                yield f"{module.__name__}.{node.attr}", getattr(module, node.attr)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                if hasattr(module, alias.name):
-                    yield f"{node.module}.{alias.name}", getattr(module, alias.name)
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "library":
-            for argument in node.args:  # `peers.library("captum.attr")`
-                if isinstance(argument, ast.Constant):
-                    yield argument.value, importlib.import_module(argument.value.split(".")[0])
+def _module(thing):
+    if hasattr(thing, "__code__"):
+        return thing.__globals__.get("__name__", "")
+    return getattr(thing, "__module__", None) or ""
+
+
+def _closure(function):
+    """{name: value} of what a function closes over."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not given a value yet
+            continue
+    return found
+
+
+def _named(name, tree, scope, closure):
+    """(full name, value, whether it is changed) of what a definition looks up: in its module, in what it
+    closes over or imports."""
+    within = syntax.imports(tree)
+    for path, key, is_changed in _uses(tree):
+        owner, last = scope.get("__name__"), path[0]
+        if last in within:
+            value = _imported(*within[last], scope)
+        elif last in closure:
+            owner, value = name, closure[last]
+        elif last in scope and not last.startswith("__"):
+            value = scope[last]
+        else:
+            continue  # a builtin
+        for attribute in path[1:]:
+            if not isinstance(value, types.ModuleType) or _library(value.__name__):
+                break
+            owner, last, value = value.__name__, attribute, getattr(value, attribute, None)
+        if isinstance(value, Registry) and key in value:
+            value = value[key]
+            value = getattr(value, "function", value)
+        yield f"{owner}.{last}", value, is_changed
+    for package in syntax.imported_by_name(tree):
+        yield package, types.ModuleType(package.partition(".")[0]), False
+
+
+def _imported(level, module, name, scope):
+    """What an import within a function binds; packages of others are not imported for it."""
+    if not level and _library(module):
+        return types.ModuleType(module)
+    module = importlib.util.resolve_name("." * level + module, scope.get("__package__"))
+    value = importlib.import_module(module)
+    if name and not hasattr(value, name):
+        return importlib.import_module(f"{module}.{name}")
+    return getattr(value, name) if name else value
 
 
 def _library(module):
-    """The package that a module of somebody else's belongs to, or "" for our code and the caller's."""
-    top = module.partition(".")[0]
-    if top in ("thesis_lib", "__main__") or top in sys.stdlib_module_names - {"__main__"}:
-        return "" if top in ("thesis_lib", "__main__") else "python"
-    return top if top in _installed() else ""
+    """The package of somebody else's that a module belongs to, or "" for our and the caller's code."""
+    return _package(module.partition(".")[0])
 
 
 @functools.cache
-def _installed():
-    return packages_distributions()
+def _package(top):
+    if top in ("", "thesis_lib", "__main__"):
+        return ""
+    found = sys.modules.get(top)
+    file = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", [])), None)
+    if found is None:
+        spec = importlib.util.find_spec(top) if top not in sys.modules else None
+        if spec is None:
+            return top  # it is not here
+        file = spec.origin if spec.has_location else next(iter(spec.submodule_search_locations or []), None)
+    if file is None:
+        return "python" if top in sys.stdlib_module_names else ""
+    if {"site-packages", "dist-packages"} & set(Path(file).parts):
+        return top
+    return "python" if Path(file).is_relative_to(sysconfig.get_path("stdlib")) else ""
 
 
+@functools.cache
 def _version(package):
     if package == "python":
         return ""
-    try:
-        return version(_installed()[package][0])
-    except (KeyError, PackageNotFoundError):
-        return "unknown"
-
-
-def _walk(node):
-    """As `ast.walk`, without what changes no number: annotations, and entries in registries."""
-    yield node
-    for child in _children(node):
-        yield from _walk(child)
-
-
-def _children(node):
-    for _, value in _fields(node):
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, ast.AST):
-                yield child
-
-
-def _fields(node):
-    for field, value in ast.iter_fields(node):
-        if field in ("ctx", "kind", "type_comment", "type_params", "returns", "annotation"):
+    for names in (lambda: [package], lambda: packages_distributions()[package]):
+        try:
+            return ", ".join(version(name) for name in names())
+        except (KeyError, PackageNotFoundError):
             continue
-        if field == "decorator_list":
-            value = [d for d in value if not _is_entry(d)]
-        if field == "body" and isinstance(value, list) and _is_docstring(node, value):
-            value = value[1:]
-        if value is not None and value != []:
-            yield field, value
+    return "unknown"
 
 
-def _is_entry(decorator):
-    """`@METHODS.entry(...)` and the like: they describe."""
-    function = getattr(decorator, "func", None)
-    return isinstance(function, ast.Attribute) and function.attr == "entry"
+# Where code stands
+
+_canonical = functools.cache(syntax.canonical)
+_uses = functools.cache(lambda tree: tuple(syntax.uses(tree)))
+_texts: dict[str, str] = {}  # as it was first read: what runs, whatever an editor does to the file since
 
 
-def _is_docstring(node, body):
-    first = body[0] if body else None
-    return (
-        isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-        and isinstance(first, ast.Expr)
-        and isinstance(first.value, ast.Constant)
-        and isinstance(first.value.value, str)
+def _function(function):
+    """The definition of a function or lambda."""
+    own = function.__code__
+    for fresh in (False, True):
+        text = _text(own.co_filename, fresh)
+        found = _parsed(text)[0].get((own.co_name, own.co_firstlineno), [])
+        if found and _is_current([function], text):
+            return _at(own, found)
+    raise _unreadable(function, text)
+
+
+def _at(own, trees):
+    """Of several lambdas in a line the one that a code object is made of: the innermost around it."""
+    if len(trees) == 1:
+        return trees[0]
+    places = [p for p in own.co_positions() if None not in p and p[3] > 0]
+    around = [
+        tree
+        for tree in trees
+        if all(
+            (tree.lineno, tree.col_offset) <= (p[0], p[2])
+            and (p[1], p[3]) <= (tree.end_lineno, tree.end_col_offset)
+            for p in places
+        )
+    ]
+    if not places or not around:
+        return ast.Module(trees, [])  # Python without columns: all of them
+    return max(around, key=lambda tree: (tree.lineno, tree.col_offset))
+
+
+def _class(kind):
+    """A class's definition (None where it has none), what its methods close over, and its bases."""
+    members = [getattr(member, "fget", getattr(member, "__func__", member)) for member in vars(kind).values()]
+    methods = [m for m in map(inspect.unwrap, filter(callable, members)) if hasattr(m, "__code__")]
+    methods = [m for m in methods if m.__code__.co_qualname.startswith(f"{kind.__qualname__}.")]
+    module = sys.modules.get(kind.__module__)
+    closure, behind = {}, [b for b in kind.__bases__ if b is not object]
+    for method in methods:
+        closure |= _closure(method)
+    closure.pop("__class__", None)  # for `super`
+    files = [m.__code__.co_filename for m in methods] + [getattr(module, "__file__", None) or ""]
+    for file, fresh in itertools.product(dict.fromkeys(files), (False, True)):
+        text = _text(file, fresh)
+        found = [tree for name, tree in _parsed(text)[1] if name == kind.__qualname__]
+        mine = [m for m in methods if m.__code__.co_filename == file]
+        if len(found) > 1 and mine:  # defined twice: the one around its methods
+            line = mine[0].__code__.co_firstlineno
+            found = [tree for tree in found if tree.lineno <= line <= tree.end_lineno]
+        if found and _is_current(mine, text):
+            return found[-1], closure, behind
+        if found and fresh:
+            raise _unreadable(kind, text)
+    if methods:
+        raise _unreadable(kind, "")
+    return None, closure, behind
+
+
+def _text(file, fresh=False):
+    """The text of a file, or of a notebook's cell; "" where there is none."""
+    if not file or not Path(file).is_file():
+        return "".join(linecache.getlines(file))
+    if fresh or file not in _texts:
+        _texts[file] = patiently(lambda: _read(file))
+    return _texts[file]
+
+
+def _read(file):
+    with tokenize.open(file) as opened:
+        return opened.read()
+
+
+@functools.cache
+def _parsed(text):
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:  # a cell with magic, a file that is being edited
+        return {}, []
+    return syntax.definitions(tree), list(syntax.classes(tree))
+
+
+def _is_current(functions, text):
+    """Whether functions are made of this text. A module that is loaded in some other way (pytest
+    rewrites tests) and a notebook's cell are believed."""
+    for function in functions:
+        module = sys.modules.get(_module(function))
+        file = function.__code__.co_filename
+        if type(getattr(module, "__loader__", None)) is not SourceFileLoader or module.__file__ != file:
+            continue
+        if function.__code__ not in _compiled(text, file):
+            return False
+    return True
+
+
+@functools.cache
+def _compiled(text, file):
+    """All code objects of a file."""
+    found, waiting = set(), [compile(text, file, "exec", dont_inherit=True)]
+    while waiting:
+        found.add(own := waiting.pop())
+        waiting += [constant for constant in own.co_consts if isinstance(constant, types.CodeType)]
+    return found
+
+
+def _unreadable(thing, text):
+    if text:
+        return ValueError(f"the code of {_name(thing)} was changed since it was imported: start Python again")
+    return ValueError(
+        f"the code of {thing!r} cannot be read, so a run cannot be named by it: define it in a file or "
+        "in a cell of a notebook"
     )
-
-
-def _canonical(node):
-    """A syntax tree as text that does not depend on the version of Python."""
-    if isinstance(node, list):
-        return f"[{','.join(map(_canonical, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = ",".join(f"{name}={_canonical(value)}" for name, value in _fields(node))
-    return f"{type(node).__name__}({fields})"
 
 
 # Settings
 
 
-def describe(value: Any) -> Any:
+def describe(value: Any, behind: list | None = None, _around: tuple = ()) -> Any:
     """What tells a method and its settings from others, in this process and in the next, for JSON.
 
-    Of a function its code with all that it reaches, its defaults and what it closes over; of
-    tensors and arrays their values.
+    Of a function its name, the digest of its code with all that it reaches, what it closes over and its
+    defaults; of tensors and arrays a digest of their values; of an object its class and attributes.
 
-    Raises ValueError for what has no stable description.
+    behind: a list to which code is added, to be followed by the caller; None follows it here.
+
+    Raises:
+        ValueError: for what has no stable description, and as `code`.
     """
+    if id(value) in _around:
+        return "..."  # in itself
+    inner = functools.partial(describe, behind=behind, _around=(*_around, id(value)))
     if isinstance(value, functools.partial):
-        return [describe(value.func), describe(value.args), describe(value.keywords)]
+        return [inner(value.func), inner(value.args), inner(value.keywords)]
     if isinstance(value, dict):
-        return {str(key): describe(item) for key, item in value.items()}
+        return {key if isinstance(key, str) else repr(inner(key)): inner(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [describe(item) for item in value]
+        return [inner(item) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(map(repr, value))
+        return sorted(json.dumps(inner(item), sort_keys=True) for item in value)
+    if isinstance(value, np.generic):
+        return inner(value.item())
     if isinstance(value, (torch.Tensor, np.ndarray)):
-        return _values(torch.as_tensor(value))
+        return inner(value.tolist()) if value.dtype == np.dtype(object) else _values(value)
     if isinstance(value, torch.nn.Module):
-        return describe_network(value)
-    if inspect.isfunction(value):
-        function = inspect.unwrap(value)
-        both = dict.fromkeys((value, function))  # a set would have another order in each process
-        inside = [cell.cell_contents for f in both for cell in f.__closure__ or ()]
-        inside = [x for x in inside if x is not function]
-        inside += [function.__defaults__, function.__kwdefaults__]
-        name = f"{value.__module__}.{value.__qualname__}"
-        return [name, code(function)[:16], describe(inside)]
+        return describe_network(value, behind, _around)
+    if isinstance(value, Classifier):
+        return describe_classifier(value)
+    if isinstance(value, types.ModuleType):
+        package = _library(value.__name__)
+        return [value.__name__, _version(package) if package else ""]
+    if inspect.ismethod(value):
+        return [inner(value.__self__), inner(value.__func__)]
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return _describe_code(value, behind, inner)
+    if isinstance(value, PurePath):  # constants with the folder of a checkout are not to tell it
+        return str(value) if behind is None else value.name
+    kind = type(value)
+    if not _library(kind.__module__) and kind.__module__ != "builtins" and hasattr(value, "__dict__"):
+        return [_describe_code(kind, behind, inner), inner(vars(value))]
     if " at 0x" in repr(value):
         raise ValueError(
             f"{value!r} has no stable description: give methods as functions, and their settings "
@@ -232,26 +386,58 @@ def describe(value: Any) -> Any:
     return repr(value)
 
 
-def _values(tensor):
-    """A tensor's type, shape and bytes, digested."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return sha256([f"{tensor.dtype} {tuple(tensor.shape)}", flat.view(torch.uint8).numpy().tobytes()])
+def _describe_code(thing, behind, inner):
+    """Of a function or class its name, its code, and what it closes over with its defaults."""
+    if behind is not None:
+        behind.append(thing)
+        return _name(thing)
+    settings = []
+    if hasattr(thing, "__code__") and not _library(_module(thing)):
+        changed = {path[0] for path, _, is_changed in _uses(_function(thing)) if is_changed}
+        closure = {name: value for name, value in _closure(thing).items() if name not in changed}
+        settings = [inner(closure), inner(thing.__defaults__), inner(thing.__kwdefaults__)]
+    elif hasattr(thing, "__wrapped__"):
+        settings = [inner(thing.__wrapped__)]
+    elif inspect.isbuiltin(thing) and _is_plain(thing.__self__):
+        settings = [inner(thing.__self__)]  # "abc".find
+    return [_name(thing), code(thing)[:16], settings]
 
 
-def describe_network(network: torch.nn.Module) -> dict:
-    """A network's weights, and the types and plain settings of its modules."""
-    state = network.state_dict().items()
-    weights = itertools.chain.from_iterable((name, _values(tensor)) for name, tensor in state)
-    modules = []
-    for name, module in network.named_modules():
+def _values(value):
+    """A tensor's or an array's type, shape and bytes, digested."""
+    head = f"{value.dtype} {tuple(value.shape)}"
+    if isinstance(value, torch.Tensor):
+        value = value.detach().to_dense() if value.layout != torch.strided else value.detach()
+        value = value.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        value = value.view(torch.uint8).numpy()
+    return sha256([head, memoryview(np.ascontiguousarray(value).reshape(-1).view(np.uint8))])
+
+
+# What each module has; and where a network started from, which its weights say better.
+_OF_ALL_MODULES = {*vars(torch.nn.Module()), "pretrained_cfg", "default_cfg"}
+
+
+def describe_network(network: torch.nn.Module, behind: list | None = None, _around: tuple = ()) -> dict:
+    """A network's parameters and buffers, and the types, code and settings of its modules."""
+    tensors = itertools.chain(
+        network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)
+    )
+    weights = [f"{name} {_values(tensor)}\n" for name, tensor in tensors]
+    modules, kinds = [], []
+    for name, module in network.named_modules(remove_duplicate=False):
         kind = type(module)
-        settings = {
-            key: describe(item)
-            for key, item in sorted(vars(module).items())
-            if key != "training" and not key.startswith("_") and _is_plain(item)
-        }
-        own = "" if _library(kind.__module__) else code(kind)
-        modules.append(f"{name} {kind.__module__}.{kind.__qualname__} {settings} {own}")
+        kinds.append(kind)
+        settings = {}
+        for key in sorted(vars(module).keys() - _OF_ALL_MODULES):
+            try:
+                settings[key] = describe(vars(module)[key], kinds, (*_around, id(network)))
+            except ValueError:  # a lock, a stream: `behaviour` sees what it does
+                settings[key] = type(vars(module)[key]).__name__
+        modules.append(f"{name} {_name(kind)} {json.dumps(settings)}\n")
+    if behind is None:
+        modules.append(code(*kinds))
+    else:
+        behind += kinds
     return {"weights": sha256(weights), "modules": sha256(modules)}
 
 
@@ -268,6 +454,7 @@ def describe_classifier(clf: Classifier) -> dict:
     """What of a classifier changes its maps; `batch` is not among it."""
     return {
         "name": clf.name,
+        "kind": [_name(type(clf)), code(type(clf))[:16]],
         "layer": clf.layer,
         "activation": clf.activation,
         "normalisation": [list(map(float, clf.mean)), list(map(float, clf.std))],
@@ -278,17 +465,30 @@ def describe_classifier(clf: Classifier) -> dict:
 
 
 def describe_metrics(metrics: Iterable[str]) -> dict:
-    """{metric: its code, and the class that it explains}."""
-    found = {name: METRICS[name] for name in sorted(metrics)}
-    return {name: [code(m.function)[:16], m.explains] for name, m in found.items()}
+    """{metric: its code and settings, and the class that it explains}."""
+    found = {name: METRICS[name] for name in sorted(set(metrics))}
+    return {name: [describe(m.function), m.explains] for name, m in found.items()}
 
 
 def loop() -> str:
     """Digest of the code that turns pictures, maps and metrics into rows."""
-    return code(measure, Classifier)[:16]
+    return code(measure, Classifier, apart=(METRICS,))[:16]
+
+
+def library(methods: dict[str, Callable]) -> list:
+    """Digests of this library's code as a run uses it, for workers to compare; None for a method whose
+    code this machine cannot read: it came by itself, from a notebook."""
+    digests: list = [loop(), describe_metrics(METRICS)]
+    for method in methods.values():
+        try:
+            digests.append(describe(method))
+        except ValueError:
+            digests.append(None)
+    return digests
 
 
 def versions() -> dict[str, str]:
+    """{package: version} of those that are in every key."""
     return {name: version(name) for name in ALWAYS}
 
 
@@ -297,36 +497,39 @@ def versions() -> dict[str, str]:
 
 def picture(sample: Any) -> str:
     """Digest of a picture and of what is known of it."""
-    parts = [sample.pixels.numpy().tobytes(), repr(sample.classes)]
-    for masks in (sample.masks, sample.pixel_masks):
-        for c, mask in masks.items():
-            parts += [str(c), mask.numpy().tobytes()]
+    parts = [_values(sample.pixels), repr(sample.classes)]
+    for name in ("masks", "pixel_masks"):
+        parts += [f" {name} {c} {_values(mask)}" for c, mask in getattr(sample, name).items()]
     return sha256(parts)[:16]
 
 
-def behaviour(clf: Classifier, samples: list) -> list:
+def behaviour(clf: Classifier, samples: list) -> list[dict]:
     """Logits and channel means of the explained layer, for each picture: what `agrees` compares."""
-    found = []
+    return [{"logits": logits, "features": means} for logits, means in _passes(clf, samples)]
+
+
+def _passes(clf, samples) -> Iterator[tuple[list, list]]:
     for sample in samples:
         images = clf.normalise(sample.pixels[None])
         try:
             features, logits = clf.features(images)
-            means = features[0].float().mean((-2, -1)).tolist()
-        except ValueError:  # a layer that no CAM can explain; attention methods can
-            logits, means = clf.logits(images), []
-        found.append({"logits": logits[0].float().tolist(), "features": means})
-    return found
+            yield logits[0].float().tolist(), features[0].float().mean((-2, -1)).tolist()
+        except (ValueError, IndexError):  # a layer that no CAM can explain; attention methods can
+            try:
+                yield clf.logits(images)[0].float().tolist(), []
+            except (ValueError, IndexError):  # a picture that the network refuses
+                yield [], []
 
 
-def agrees(a: list, b: list, tolerance: float = 1e-3) -> bool:
-    """Whether two `behaviour`s are the same but for rounding."""
+def agrees(a: list[dict], b: list[dict], tolerance: float = 1e-3) -> bool:
+    """Whether two `behaviour`s are the same but for rounding: within that share of the greatest value."""
     if len(a) != len(b):
         return False
     for one, other in zip(a, b, strict=True):
         for key in ("logits", "features"):
-            x, y = np.array(one[key]), np.array(other[key])
+            x, y = np.array(one[key], float), np.array(other[key], float)
             if x.shape != y.shape:
                 return False
-            if x.size and np.abs(x - y).max() > tolerance * max(1, np.abs(x).max()):
+            if x.size and not np.abs(x - y).max() <= tolerance * max(1e-3, np.abs(x).max()):
                 return False
     return True
