@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from thesis_lib.counts import count
 from thesis_lib.layers import eval_mode, find_layer, read_maps, write_maps
 
-Classes = int | Sequence[int] | Tensor | None  # None: the predicted ones
+Classes: TypeAlias = int | Sequence[int] | Tensor | None  # None: the predicted ones
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -117,4 +117,5 @@ def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> A
     dataset.name = name
     if not subset:
         return dataset
-    return Subset(dataset, *read(from_repository(subset)), Path(subset).name)
+    ids, seed = read(from_repository(subset))
+    return Subset(dataset, ids, seed, Path(subset).name)

@@ -110,7 +110,7 @@ def measured_again(rows: pd.DataFrame, count: int = 1, most: float = 300, seed: 
     """
     columns = ["picture", "method", "column", "recorded", "measured", "difference"]
     known = rows.attrs.get("provenance", {})
-    found = []
+    found: list[tuple] = []
     for part in parts_of(*(known.get(k, "") for k in ("dataset", "network", "table"))):
         names = [c for m in part.metrics for c in METRICS[m].columns if c in ("overall", "hits", "flat")]
         for some in draws(part, rows, random.Random(seed), most):

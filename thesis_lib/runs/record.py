@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,14 +109,14 @@ def _game(family):
     return methods | gated | _yardsticks()
 
 
-WINDOW = {"window": 160, "stride": 32, "cutoff": 28}
+WINDOW: dict[str, Any] = {"window": 160, "stride": 32, "cutoff": 28}
 SESS_SIZES = [224, 288, 352, 416]
 MSG_CAM = {"sizes": [224, 324], "groups": 8}  # inside windows and SESS, where all of it takes long
 CNN_BASES = ["grad_cam", "xgrad_cam", "msg_cam"]
 VIT_BASES = ["transformer_attribution", "gradient_attention", "grad_cam"]
 
 
-def windows(names: Iterable[str], gate: str = "prediction") -> dict[str, Callable]:
+def windows(names: Sequence[str], gate: str = "prediction") -> dict[str, Callable]:
     """Chapter 4's methods: bare, enhanced by equation 4-8's sum and by the mean, under SESS."""
     settings = {"msg_cam": MSG_CAM | ({} if gate == "prediction" else {"gate": gate})}
     methods = variants(names, sess_sizes=SESS_SIZES, settings=settings, **WINDOW)

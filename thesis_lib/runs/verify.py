@@ -84,7 +84,8 @@ def check(
     Returns rows (how many were measured again), agree, greatest (difference of over-all, or of the first
     column), and lines: what lies beyond the tolerance, with its cause.
     """  # fmt: skip
-    begin, found = time.monotonic(), {"rows": 0, "agree": 0, "greatest": 0.0, "lines": []}
+    begin = time.monotonic()
+    found: dict[str, Any] = {"rows": 0, "agree": 0, "greatest": 0.0, "lines": []}
     columns = [c for m in part.metrics for c in METRICS[m].columns]
     first = "overall" if "overall" in columns else next(c for c in columns if METRICS.columns[c].tolerance)
     for some in draws(part, rows, rng, most):
