@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,7 @@ class Classifier:
         # Autograd refuses what the caller's inference_mode made, but takes a copy.
         return images.clone() if images.is_inference() else images
 
-    def targets(self, classes: Classes, n: int) -> Tensor | None:
+    def targets(self, classes: Any, n: int) -> Tensor | None:
         """classes as int64 (n,) on the network's device; None stays None, the predicted ones."""
         if classes is None:
             return None

@@ -75,11 +75,11 @@ def score_cam(
     65
     """
     features, logits = clf.features(images)
-    classes = resolve_classes(clf.targets(classes, len(images)), logits)
+    explained = resolve_classes(clf.targets(classes, len(images)), logits)
     alive = usable(features)
     size = images.shape[-2:]
     weights = masked_scores(
-        lambda inputs, owners: clf.scores(inputs, classes[owners], "probability"),
+        lambda inputs, owners: clf.scores(inputs, explained[owners], "probability"),
         images, torch.zeros_like(images), features,
         lambda mask: min_max(resize(mask, size)), clf.batch, alive,
     )  # fmt: skip

@@ -93,8 +93,8 @@ def insertion_deletion(
     fractions = counts.to(insertion.dtype) / (height * width)
     tied = tied_pixels(maps)
     count("tied pixels", tied.sum())
-    areas = [torch.trapezoid(curve, fractions) for curve in (insertion, deletion)]
-    return InsertionDeletion(fractions, insertion, deletion, *areas, areas[0] - areas[1], classes, tied)
+    inside, outside = (torch.trapezoid(curve, fractions) for curve in (insertion, deletion))
+    return InsertionDeletion(fractions, insertion, deletion, inside, outside, inside - outside, classes, tied)
 
 
 @METRICS.entry(

@@ -191,8 +191,8 @@ def sanity_rows(rounds: Rounds, method: Callable, maps: torch.Tensor) -> dict:
             if k in chosen:
                 others = method(random, rounds.images, rounds.classes)
                 stages.append((*similarity(maps, others), _flat(others)))
-        for what, values in zip(("spearman", "ssim", "flat"), zip(*stages, strict=True), strict=True):
-            found[f"{kind}_{what}"] = list(np.stack(values, 1))
+        for what, lines in zip(("spearman", "ssim", "flat"), zip(*stages, strict=True), strict=True):
+            found[f"{kind}_{what}"] = list(np.stack(lines, 1))
     return found
 
 

@@ -19,7 +19,6 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm  # as text, which papermill's log shows as well
 
-from thesis_lib.classifier import Classifier
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
 from thesis_lib.methods import METHODS
@@ -31,7 +30,7 @@ from thesis_lib.runs.job import Job, compute, foretell, load, same_pictures, say
 
 def evaluate(
     dataset: Any,
-    classifier: Classifier | str,
+    classifier: Any,
     methods: Iterable[str] | dict[str, Callable],
     out: str | Path,
     *,
@@ -130,7 +129,7 @@ def evaluate(
     if engine == "local" and device.type != classifier.device.type:
         raise ValueError(f"the classifier is on {classifier.device}, not on {device}: load it there")
     ids = list(dataset.ids)[:limit]
-    settings = {
+    settings: dict[str, Any] = {
         "dataset": {"pictures": len(ids), "sha256": sha256([json.dumps(ids)])},
         "classifier": key.describe_classifier(classifier) | {"device": device.type},
         "methods": {name: key.describe(method) for name, method in methods.items()},
@@ -229,8 +228,8 @@ def load_rows(run: str | Path) -> pd.DataFrame:
     if not files.is_finished(run):
         raise FileNotFoundError(f"no finished run in {run}: call evaluate as before to finish it")
     wanted = files.manifest(run)["rows"]
-    tables = [files.read(file) for file in sorted(run.glob("chunk-*.parquet"))]
-    tables = [table.replace_schema_metadata() for table in tables if table]  # neither None nor empty
+    found = [files.read(file) for file in sorted(run.glob("chunk-*.parquet"))]
+    tables = [table.replace_schema_metadata() for table in found if table]  # neither None nor empty
     if not wanted or wanted != sum(table.num_rows for table in tables):
         raise ValueError(
             f"run {run.name} has {sum(map(len, tables))} of {wanted} rows: "

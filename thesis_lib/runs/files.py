@@ -82,8 +82,8 @@ def facts_of(table: pa.Table) -> dict:
 def write(shard: Path, rows: pd.DataFrame, facts: dict) -> None:
     """Rows (a DataFrame) and facts about them (for JSON) as a shard."""
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    facts = json.dumps(facts).encode()
-    metadata = {"facts": facts, "sha256": _digest(table, facts)}
+    text = json.dumps(facts).encode()
+    metadata = {"facts": text, "sha256": _digest(table, text)}
     table = table.replace_schema_metadata(metadata)
     replace(shard, lambda path: pq.write_table(table, path, write_page_checksum=True))
 
@@ -146,7 +146,7 @@ def begin(run: Path, settings: dict, ids: list, seed: Any, behaviour: list) -> d
     return manifest(run) or content
 
 
-def manifest(run: Path) -> dict | None:
+def manifest(run: Path) -> Any:
     """What a run's manifest says, or None where there is none that can be understood.
 
     Raises OSError where the disk fails.
@@ -174,7 +174,9 @@ def finish(run: Path, files: Iterable[Path]) -> None:
     content = manifest(run)
     if content is None:
         raise OSError("manifest.json is missing or damaged: call evaluate as before")
-    rows, seconds, measured, without, counts, devices = 0, 0, 0, 0, Counter(), Counter()
+    rows, seconds, measured, without = 0, 0, 0, 0
+    counts: Counter[str] = Counter()
+    devices: Counter[str] = Counter()
     skipped, failed = [], []
     for file in files:  # one after the other: all of them may not fit into memory
         table = read(file)
@@ -232,11 +234,11 @@ def reason(error: BaseException) -> str:
 
 def commit() -> str | None:
     """The commit of this library's code, with "-dirty" behind it if that was changed since."""
-    name, changed = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "."]
+    commands = ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "."]
     try:
         name, changed = (
             subprocess.run(command, cwd=LIBRARY, capture_output=True, text=True).stdout.strip()
-            for command in (name, changed)
+            for command in commands
         )
     except OSError:  # no git here
         return None
