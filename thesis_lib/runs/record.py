@@ -277,11 +277,12 @@ def without_code(described: Any) -> Any:
     if isinstance(described, list):
         return ["" if _is_digest(item) else without_code(item) for item in described]
     if isinstance(described, dict):
-        return {name: without_code(item) for name, item in described.items()}
+        return {name: "" if _is_digest(item) else without_code(item) for name, item in described.items()}
     return described
 
 
 def _is_digest(item):
+    """`key.describe` cuts digests of code to 16 digits, and those of values not."""
     return isinstance(item, str) and re.fullmatch("[0-9a-f]{16}", item) is not None
 
 
@@ -290,9 +291,12 @@ def _is_digest(item):
 
 def facts(part: Part, classifier: Any, methods: dict[str, Callable]) -> dict:
     """What a table's rows of each label depend on, besides the pictures."""
+    described = key.describe_classifier(classifier)
+    described.pop("device")
+    described["modules"] = described["modules"][:16]  # code: another PyTorch's are checked, not recorded anew
     common = {
         "metrics": key.describe_metrics(part.metrics),
-        "classifier": {k: v for k, v in key.describe_classifier(classifier).items() if k != "device"},
+        "classifier": described,
         "step": part.step,
         "chunk": part.chunk if any(METRICS[m].neighbours for m in part.metrics) else None,
         "loop": key.loop(),
