@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import trees
 from PIL import Image
 
 import thesis_lib as tl
-from thesis_lib.data import datasets, glyphs, models
+from thesis_lib.data import REPOSITORY, datasets, glyphs, models, registry
 from thesis_lib.data.registry import open_dataset
+from thesis_lib.registry import UnknownName
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +151,29 @@ def test_difficult_objects_as_torchray_treats_them(tmp_path):
 # ---- load_classifier
 
 
+def test_networks_say_what_they_are():
+    """Each embedded one, by what its file and its layers say."""
+    assert {name for name, entry in models.NETWORKS.items() if entry.weights} == {
+        file.stem for file in models.WEIGHTS.glob("*.safetensors")
+    }
+    for name, entry in models.NETWORKS.items():
+        own = registry.DATASETS[entry.dataset]
+        if entry.weights is None:
+            assert name in models.torchvision.models.list_models() and not own.embedded
+            continue
+        clf = tl.load_classifier(name, device="cpu")
+        assert clf.activation == ("sigmoid" if entry.multi_label else "softmax")
+        assert clf.categories == open_dataset(entry.dataset).categories
+        attentive = any(isinstance(m, torch.nn.MultiheadAttention) for m in clf.network.modules())
+        assert entry.family == ("transformer" if attentive else "convolutional")
+
+
 def test_unknown_network_suggests_names():
-    with pytest.raises(ValueError, match="vgg19_glyphs"):
-        tl.load_classifier("vgg19_glyph")
+    for name, meant in (("vgg19_glyph", "vgg19_glyphs"), ("vgg91", "vgg19"), ("resnet_18", "resnet18")):
+        with pytest.raises(UnknownName, match=f"no network is called '{name}'; did you mean.* {meant}[ ?]"):
+            tl.load_classifier(name)
+    with pytest.raises(ValueError, match="see torchvision.models"):
+        tl.load_classifier("?")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -375,8 +397,11 @@ def test_pictures_that_differ_in_their_ending_have_two_ids(tmp_path):
 
 def test_paths_count_from_the_repository(tmp_path, monkeypatch):
     """Wherever a notebook runs; datasets without a root are looked for in data/downloads."""
-    monkeypatch.setattr(datasets, "REPOSITORY", tmp_path / "repository")
-    monkeypatch.setattr(datasets, "DOWNLOADS", tmp_path / "repository/data/downloads")
+    monkeypatch.setattr("thesis_lib.data.REPOSITORY", tmp_path / "repository")
+    for name, entry in registry.DATASETS.items():
+        if entry.folder:
+            folder = tmp_path / "repository" / entry.folder.relative_to(REPOSITORY)
+            monkeypatch.setitem(registry.DATASETS, name, replace(entry, folder=folder))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     downloads = tmp_path / "repository/data/downloads"

@@ -1,14 +1,18 @@
 """The doctor, on tiny trees and on environments with parts missing."""
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import trees
 
-from thesis_lib.data import REPOSITORY
+from thesis_lib.data import DOWNLOADS, REPOSITORY
+from thesis_lib.data.models import NETWORKS
+from thesis_lib.data.registry import DATASETS
 from thesis_lib.pages import doctor
 
 
@@ -30,32 +34,36 @@ def step(text, part):
 
 
 @pytest.fixture(autouse=True)
-def repository(monkeypatch, tmp_path):
+def downloads(monkeypatch, tmp_path):
     """No datasets in data/downloads and no cache of weights, whatever this machine has."""
-    monkeypatch.setattr(doctor, "DOWNLOADS", tmp_path / "downloads")
+    for name, entry in DATASETS.items():
+        if entry.folder and entry.folder.is_relative_to(DOWNLOADS):
+            folder = tmp_path / "downloads" / entry.folder.relative_to(DOWNLOADS)
+            monkeypatch.setitem(DATASETS, name, replace(entry, folder=folder))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    return tmp_path
+    return tmp_path / "downloads"
 
 
 def test_the_embedded_part_is_enough(capsys):
     status, text = report(capsys)
     assert status == 0 and "The book can be made." in text
-    assert line(text, "single objects").startswith("[OK]      single objects: 320 of 320")
+    assert "320 of 320 pictures" in line(text, "[OK]      single pictographs")
     for part in ("ILSVRC2012 validation", "VOC2007 test", "COCO 2014 validation", "vgg19 for ImageNet"):
         assert line(text, part).startswith("[MISSING]")
         assert step(text, part).startswith("          next: ")
     assert re.search(r"^\[OK\]      torch \d", text, re.M)
 
 
-def test_whole_datasets_are_ok(capsys, monkeypatch, tmp_path):
+def sizes(monkeypatch, **pictures):
+    """Tell the doctor that these datasets have so many pictures."""
+    for name, size in pictures.items():
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], size=size))
+
+
+def test_whole_datasets_are_ok(capsys, monkeypatch, tmp_path, downloads):
     """Told that they are of the tiny trees' sizes."""
-    sizes = {"ILSVRC2012": 6, "VOC2007 test": 5, "VOC2007 trainval": 4, "COCO 2014 v": 3, "COCO 2014 t": 2}  # fmt: skip
-    changed = [
-        (name, next(n for key, n in sizes.items() if name.startswith(key)), *rest)
-        for name, _, *rest in doctor.DATASETS
-    ]
-    monkeypatch.setattr(doctor, "DATASETS", changed)
-    downloads = tmp_path / "downloads"
+    counts = dict(imagenet=6, voc2007=5, voc2007_trainval=4, coco2014=3, coco2014_train=2)
+    sizes(monkeypatch, **counts)
     trees.imagenet(downloads / "ILSVRC2012", 6, flat=True, ugly=False)
     trees.voc(tmp_path / "elsewhere", 5, ugly=False)
     trees.voc(tmp_path / "elsewhere", 4, "trainval", ugly=False)
@@ -63,14 +71,27 @@ def test_whole_datasets_are_ok(capsys, monkeypatch, tmp_path):
     trees.coco(downloads / "COCO2014", 2, "train", ugly=False)
     status, text = report(capsys, "--data-root", str(tmp_path / "elsewhere"))
     assert status == 0
-    for name, count, *_ in changed:
-        assert line(text, name).startswith("[OK]")
-        assert f"{count} of {count} pictures" in line(text, name)
+    for name, count in counts.items():
+        found = line(text, DATASETS[name].title)
+        assert found.startswith("[OK]") and f"{count} of {count} pictures" in found
     assert str(tmp_path / "elsewhere") in line(text, "VOC2007 test")
     shutil.rmtree(tmp_path / "elsewhere/VOCdevkit/VOC2007/Annotations")
     _, text = report(capsys, "--data-root", str(tmp_path / "elsewhere"))
     assert line(text, "VOC2007 test").startswith("[MISSING]")
     assert "Annotations is not there" in step(text, "VOC2007 test")
+
+
+def test_pictures_too_many_are_told(capsys, monkeypatch, downloads):
+    """The same pictures twice, flat and in folders, are such a case: names alone do not tell."""
+    sizes(monkeypatch, imagenet=6)
+    tree = trees.imagenet(downloads / "ILSVRC2012", 6, flat=True, ugly=False)
+    copies = downloads / "ILSVRC2012/val/n01440764"
+    copies.mkdir()
+    for name in tree.ids[:2]:
+        shutil.copy(downloads / f"ILSVRC2012/val/{name}.JPEG", copies)
+    _, text = report(capsys)
+    assert "8 of 6 pictures" in line(text, "ILSVRC2012") and line(text, "ILSVRC2012").startswith("[MISSING]")
+    assert "there are 2 pictures too many" in step(text, "ILSVRC2012")
 
 
 def test_incomplete_datasets_are_counted(capsys, tmp_path):
@@ -93,10 +114,23 @@ def test_pictures_without_classes_are_seen(capsys, tmp_path):
     assert "ILSVRC2012_devkit_t12.tar.gz" in step(text, "ILSVRC2012")
 
 
+def moved(monkeypatch, root):
+    """Tell the doctor that the repository is at `root`."""
+    for name, entry in DATASETS.items():
+        if entry.embedded:
+            folder = root / entry.folder.relative_to(REPOSITORY)
+            monkeypatch.setitem(DATASETS, name, replace(entry, folder=folder))
+    for name, entry in NETWORKS.items():
+        if entry.weights:
+            file = root / entry.weights.relative_to(REPOSITORY)
+            monkeypatch.setitem(NETWORKS, name, replace(entry, weights=file))
+    monkeypatch.setattr(doctor, "REPOSITORY", root)
+
+
 def test_damaged_embedded_parts_are_an_error(capsys, monkeypatch, tmp_path):
     """A copy of the repository's data with one picture gone and one file of weights cut off."""
     shutil.copytree(REPOSITORY / "data", tmp_path / "data", ignore=shutil.ignore_patterns("downloads"))  # fmt: skip
-    monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
+    moved(monkeypatch, tmp_path)
     assert report(capsys)[0] == 0
     weights = tmp_path / "data/weights/vit_glyphs.safetensors"
     whole = weights.read_bytes()
@@ -114,11 +148,12 @@ def test_damaged_embedded_parts_are_an_error(capsys, monkeypatch, tmp_path):
 def test_weights_that_are_there_are_found(capsys, monkeypatch, tmp_path):
     (tmp_path / "cache/hub/checkpoints").mkdir(parents=True)
     (tmp_path / "cache/hub/checkpoints/vgg19-dcbb9e9d.pth").touch()
+    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     (tmp_path / "runs").mkdir()
     source = REPOSITORY / "data/weights/vit_glyphs.safetensors"
     shutil.copy(source, tmp_path / "runs/vgg19_voc2007.safetensors")
     (tmp_path / "runs/vgg19_coco2014.safetensors").write_bytes(b"")
-    monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
+    moved(monkeypatch, tmp_path)
     _, text = report(capsys)
     assert line(text, "vgg19 for ImageNet").startswith("[OK]")
     assert line(text, "vit_b_16 for ImageNet").startswith("[MISSING]")
@@ -140,10 +175,54 @@ def test_half_an_environment_is_reported_not_a_crash(tmp_path):
     assert done.returncode == 1 and not done.stderr
     assert line(done.stdout, "kornia").startswith("[MISSING] kornia")
     assert "The embedded part is incomplete." in done.stdout
-    assert line(done.stdout, "single objects").startswith("[OK]")  # the others are still checked
+    assert line(done.stdout, "single pictographs").startswith("[OK]")  # the others are still checked
+
+
+def declared(monkeypatch, *lines):
+    monkeypatch.setattr(doctor, "requires", lambda name: list(lines))
+
+
+def test_the_packages_are_those_that_the_library_declares(capsys):
+    _, text = report(capsys)
+    parts = re.split(r"\n\n(?=\w)", text)
+    (needed,) = [part for part in parts if part.strip().startswith("Packages\n")]
+    (optional,) = [part for part in parts if part.startswith("Packages for single purposes")]
+    for requirement in importlib.metadata.requires("thesis-lib"):
+        name = re.match(r"[\w.-]+", requirement)[0]
+        assert line(optional if "extra" in requirement else needed, f" {name} ")
 
 
 def test_a_package_that_is_not_installed(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "PACKAGES", ["numpy", "no-such-package"])
+    declared(monkeypatch, "numpy", "no-such-package>=2")
     status, text = report(capsys)
     assert status == 1 and line(text, "no-such-package") == "[MISSING] no-such-package"
+
+
+def test_a_package_of_another_version(capsys, monkeypatch):
+    declared(monkeypatch, "numpy>=1", "pandas<1")
+    status, text = report(capsys)
+    assert status == 1 and line(text, "pandas").startswith("[MISSING]") and "<1" in line(text, "pandas")
+    assert line(text, "numpy").startswith("[OK]")
+
+
+def test_a_package_for_another_system_or_a_single_purpose(capsys, monkeypatch):
+    declared(
+        monkeypatch, "numpy", "not-here; sys_platform == 'never'", 'rare>2; extra == "cluster"',
+        'nowhere; sys_platform == "never" and extra == "cluster"',
+    )  # fmt: skip
+    status, text = report(capsys)
+    assert status == 0 and "not-here" not in text and "nowhere" not in text
+    assert line(text, "rare") == "[MISSING] rare, one of the cluster packages"
+    assert ".[cluster]" in step(text, "rare")
+
+
+def test_packages_without_a_reader_of_their_conditions(capsys, monkeypatch):
+    """packaging is a package, too."""
+    monkeypatch.setitem(sys.modules, "packaging", None)
+    for part in ("requirements", "specifiers"):
+        monkeypatch.setitem(sys.modules, f"packaging.{part}", None)
+    declared(monkeypatch, "pandas<1", "no-such[fast]>=2", 'rare>2; extra == "cluster"')
+    _, text = report(capsys)
+    assert line(text, "pandas").startswith("[OK]")
+    assert line(text, "no-such") == "[MISSING] no-such"
+    assert line(text, "rare") == "[MISSING] rare, one of the cluster packages"

@@ -3,6 +3,8 @@
 import difflib
 import json
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,12 +16,40 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 
 from thesis_lib.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from thesis_lib.data import REPOSITORY
+from thesis_lib.registry import Registry, UnknownName
 
 WEIGHTS = REPOSITORY / "data" / "weights"
 VGG19 = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
 
 
-def vgg19_glyphs(classes=20, batch_norm=False, hidden=128):
+@dataclass(frozen=True)
+class Network:
+    """What there is to know of a network that this project uses by name.
+
+    Args:
+        title: how it is called in print.
+        family: "convolutional" or "transformer", as `METHODS` has families.
+        dataset: whose classes it was trained on, a key of DATASETS.
+        build: classes=... -> the untrained network; None where torchvision builds it by name.
+        weights: its file, where it comes with this repository; None where torchvision's cache has it.
+        multi_label: whether a picture may show several of its classes: then each has a sigmoid.
+    """
+
+    title: str
+    family: str
+    dataset: str
+    build: Callable[..., nn.Module] | None = None
+    weights: Path | None = None
+    multi_label: bool = False
+
+
+# load_classifier knows these, and every other classifier of torchvision or timm by its name there.
+NETWORKS = Registry("network")
+NETWORKS["vgg19"] = Network("VGG19", "convolutional", "imagenet")
+NETWORKS["vit_b_16"] = Network("ViT-B/16", "transformer", "imagenet")
+
+
+def vgg19_glyphs(classes: int = 20, batch_norm: bool = False, hidden: int = 128) -> nn.Module:
     """VGG19 with every convolution at one eighth of its width and small hidden layers.
 
     Without batch norm its layers carry VGG19's own names, from `features.0` to `features.36` and
@@ -47,7 +77,17 @@ def vgg19_glyphs(classes=20, batch_norm=False, hidden=128):
     return network
 
 
-def vit_glyphs(classes=20):
+NETWORKS["vgg19_glyphs"] = Network(
+    "VGG19 at an eighth of its width", "convolutional", "glyphs", vgg19_glyphs,
+    WEIGHTS / "vgg19_glyphs.safetensors",
+)  # fmt: skip
+NETWORKS["vgg19_glyphs_scenes"] = Network(
+    "VGG19 at an eighth of its width, for scenes", "convolutional", "glyphs_scenes", vgg19_glyphs,
+    WEIGHTS / "vgg19_glyphs_scenes.safetensors", multi_label=True,
+)  # fmt: skip
+
+
+def vit_glyphs(classes: int = 20) -> VisionTransformer:
     """torchvision's VisionTransformer, small: 6 layers of 4 heads, 128 wide, tokens of 16 pixels.
 
     Four convolutions cut the tokens out, as in "Early convolutions help transformers see better"
@@ -61,15 +101,16 @@ def vit_glyphs(classes=20):
     )  # fmt: skip
 
 
-EMBEDDED = {
-    "vgg19_glyphs": vgg19_glyphs,  # one pictograph in a picture, softmax
-    "vgg19_glyphs_scenes": vgg19_glyphs,  # one to three, multi-label, sigmoid
-    "vit_glyphs": vit_glyphs,
-    "vit_glyphs_scenes": vit_glyphs,
-}
+NETWORKS["vit_glyphs"] = Network(
+    "a small ViT", "transformer", "glyphs", vit_glyphs, WEIGHTS / "vit_glyphs.safetensors",
+)  # fmt: skip
+NETWORKS["vit_glyphs_scenes"] = Network(
+    "a small ViT, for scenes", "transformer", "glyphs_scenes", vit_glyphs,
+    WEIGHTS / "vit_glyphs_scenes.safetensors", multi_label=True,
+)  # fmt: skip
 
 
-def read_weights(path):
+def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """A state dict (float32, on the CPU) and the file's metadata, without executing any pickle.
 
     Raises:
@@ -83,7 +124,7 @@ def read_weights(path):
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
                 facts = file.metadata() or {}
         except SafetensorError as error:
             raise ValueError(f"{path.name} is damaged, or no .safetensors file: {error}") from error
@@ -107,7 +148,7 @@ def read_weights(path):
 
 
 def _check_name(name):
-    """Raises ValueError, with names that are close, or ImportError where timm is wanted."""
+    """Raises UnknownName, with names that are close, or ImportError where timm is wanted."""
     if name.startswith("timm/"):
         try:
             import timm
@@ -116,23 +157,24 @@ def _check_name(name):
         names = [f"timm/{known}" for known in timm.list_models()]
         found = timm.is_model(name.removeprefix("timm/"))
     else:
-        names = [*EMBEDDED, *torchvision.models.list_models(module=torchvision.models)]
+        names = sorted({*NETWORKS, *torchvision.models.list_models(module=torchvision.models)})
         found = name in names
     if not found:
         close = difflib.get_close_matches(name, names)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models"
-        raise ValueError(f"no network is called {name!r}; {hint}")
+        raise UnknownName(f"no network is called {name!r}; {hint}")
 
 
-def build(name, pretrained=False, classes=None):
+def build(name: str, pretrained: bool = False, classes: int | None = None) -> nn.Module:
     """The bare network, with `classes` outputs if given."""
     options = {} if classes is None else {"num_classes": classes}
     missing = FileNotFoundError(
         f"the pretrained weights of {name} are neither in the cache of torchvision or timm nor to "
         'be downloaded now; pass weights="random" or the path of a .safetensors or .pt file'
     )
-    if name in EMBEDDED:
-        return EMBEDDED[name](**({} if classes is None else {"classes": classes}))
+    own = NETWORKS[name].build if name in NETWORKS else None
+    if own is not None:
+        return own(**({} if classes is None else {"classes": classes}))
     if name.startswith("timm/"):
         import timm
 
@@ -149,7 +191,7 @@ def build(name, pretrained=False, classes=None):
         raise missing from error
 
 
-def head_of(name, network):
+def head_of(name: str, network: nn.Module) -> str:
     """The key in the state dict of a parameter that has one row for each class."""
     if name.startswith("timm/"):
         layers = network.pretrained_cfg["classifier"]
@@ -157,7 +199,13 @@ def head_of(name, network):
     return list(network.state_dict())[-1]  # torchvision puts the classifier last
 
 
-def load_classifier(name, weights=None, layer=None, device=None, bf16=False):
+def load_classifier(
+    name: str,
+    weights: str | Path | None = None,
+    layer: str | None = None,
+    device: str | torch.device | None = None,
+    bf16: bool = False,
+) -> Classifier:
     """F of the thesis: a trained network, ready to be explained.
 
     Args:
@@ -190,8 +238,8 @@ def load_classifier(name, weights=None, layer=None, device=None, bf16=False):
     """
     _check_name(name)
     facts = {}
-    if weights is None and name in EMBEDDED:
-        weights = WEIGHTS / f"{name}.safetensors"
+    if weights is None and name in NETWORKS:
+        weights = NETWORKS[name].weights  # None for torchvision's
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if weights is None or weights == "random":
@@ -213,7 +261,8 @@ def load_classifier(name, weights=None, layer=None, device=None, bf16=False):
     if not classes:  # timm has networks that are made to be trained on
         raise ValueError(f"{name} has features and no classes: give a file of weights that has")
     categories = json.loads(facts["categories"]) if "categories" in facts else None
-    if categories is None and name not in EMBEDDED and classes == 1000:  # ImageNet's
+    of_imagenet = name not in NETWORKS or NETWORKS[name].dataset == "imagenet"
+    if categories is None and of_imagenet and classes == 1000:
         categories = torchvision.models.VGG19_Weights.DEFAULT.meta["categories"]
     normalisation = getattr(network, "pretrained_cfg", {})  # timm's
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,14 +1,14 @@
-"""Datasets by name: for each its reader, its folder, and what must be on the disk."""
+"""Datasets by name: for each its reader, its folder, and what must be on the disk.
+
+The readers are imported when a dataset is opened: this table is read where PyTorch is missing, too.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from thesis_lib.data import DOWNLOADS, GLYPHS, from_repository
-from thesis_lib.data.datasets import COCO2014, VOC2007, Folder, ImageNet
-from thesis_lib.data.glyphs import CLASSES
 from thesis_lib.data.subsets import Subset, read
 from thesis_lib.registry import Registry
 
@@ -26,6 +26,7 @@ class Dataset:
         needs: what else must be there, in `folder`; lines of a ".txt" among them name the pictures.
         embedded: whether it comes with this repository.
         source: where to get it, or how it was made.
+        fault: folder -> what to do about it where its files are all there and cannot be used, or "".
     """
 
     title: str
@@ -36,6 +37,7 @@ class Dataset:
     needs: tuple[str, ...] = ()
     embedded: bool = False
     source: str = ""
+    fault: Callable[[Path], str] | None = None
 
 
 DATASETS = Registry("dataset")
@@ -45,38 +47,62 @@ def _voc(split):
     return f"VOCdevkit/VOC2007/ImageSets/Main/{split}.txt", "VOCdevkit/VOC2007/Annotations"
 
 
-def _named(reader):
+def _reader(name, **settings):
+    """A class of datasets.py."""
+
+    def read(folder):
+        from thesis_lib.data import datasets
+
+        return getattr(datasets, name)(folder, **settings)
+
+    return read
+
+
+def _pictographs(name):
     """A reader whose classes are called as those of the embedded benchmark."""
 
     def read(folder):
-        dataset = reader(folder)
+        from thesis_lib.data.glyphs import CLASSES
+
+        dataset = _reader(name)(folder)
         dataset.categories = list(CLASSES)
         return dataset
 
     return read
 
 
+def _lacks_classes(folder):
+    """A tree of ILSVRC2012 whose pictures cannot be told apart: neither a kit nor all class folders."""
+    kit = folder / "ILSVRC2012_devkit_t12/data"
+    if all((kit / f).exists() for f in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")):
+        return ""
+    found = sum(path.is_dir() and path.name[0] != "." for path in (folder / "val").iterdir())
+    if found == 1000:
+        return ""
+    return f"{found:,} of 1,000 class folders: unpack ILSVRC2012_devkit_t12.tar.gz beside val/"
+
+
 DATASETS["glyphs"] = Dataset(
-    "single pictographs", _named(ImageNet), GLYPHS / "ILSVRC2012", 320, "val",
+    "single pictographs", _pictographs("ImageNet"), GLYPHS / "ILSVRC2012", 320, "val",
     embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
 )  # fmt: skip
 DATASETS["glyphs_scenes"] = Dataset(
-    "scenes of pictographs, VOC2007's layout", partial(VOC2007, categories=CLASSES), GLYPHS, 256,
+    "scenes of pictographs, VOC2007's layout", _pictographs("VOC2007"), GLYPHS, 256,
     "VOCdevkit/VOC2007/JPEGImages", _voc("test"),
     embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
 )  # fmt: skip
 DATASETS["glyphs_scenes_coco"] = Dataset(
-    "scenes of pictographs, COCO2014's layout", _named(COCO2014), GLYPHS / "coco", 128, "val2014",
+    "scenes of pictographs, COCO2014's layout", _pictographs("COCO2014"), GLYPHS / "coco", 128, "val2014",
     ("annotations/instances_val2014.json",),
     embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
 )  # fmt: skip
 DATASETS["imagenet"] = Dataset(
-    "ILSVRC2012 validation", ImageNet, DOWNLOADS / "ILSVRC2012", 50_000, "val",
-    source="https://image-net.org",
+    "ILSVRC2012 validation", _reader("ImageNet"), DOWNLOADS / "ILSVRC2012", 50_000, "val",
+    source="https://image-net.org", fault=_lacks_classes,
 )  # fmt: skip
 for _name, _split, _size in (("voc2007", "test", 4_952), ("voc2007_trainval", "trainval", 5_011)):
     DATASETS[_name] = Dataset(
-        f"VOC2007 {_split}", partial(VOC2007, split=_split), DOWNLOADS / "VOC2007", _size,
+        f"VOC2007 {_split}", _reader("VOC2007", split=_split), DOWNLOADS / "VOC2007", _size,
         "VOCdevkit/VOC2007/JPEGImages", _voc(_split),
         source="http://host.robots.ox.ac.uk/pascal/VOC/voc2007",
     )  # fmt: skip
@@ -84,11 +110,11 @@ for _name, _split, _title, _size in (
     ("coco2014", "val", "validation", 40_504), ("coco2014_train", "train", "training", 82_783),
 ):  # fmt: skip
     DATASETS[_name] = Dataset(
-        f"COCO 2014 {_title}", partial(COCO2014, split=_split), DOWNLOADS / "COCO2014", _size,
+        f"COCO 2014 {_title}", _reader("COCO2014", split=_split), DOWNLOADS / "COCO2014", _size,
         f"{_split}2014", (f"annotations/instances_{_split}2014.json",),
         source="https://cocodataset.org",
     )  # fmt: skip
-DATASETS["folder"] = Dataset("a folder of pictures", Folder)
+DATASETS["folder"] = Dataset("a folder of pictures", _reader("Folder"))
 
 
 def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> Any:

@@ -3,40 +3,30 @@
 One line for each part, [OK] or [MISSING]. Nothing is downloaded and no picture is read, so it takes
 seconds; a file that is there and damaged shows only when it is used. The real datasets are optional:
 the exit status is 1 only where the embedded benchmark, its networks or a package is missing.
+
+What there should be stands elsewhere: packages in the metadata of this one, datasets in DATASETS,
+networks in NETWORKS, fine-tuned ones in the configurations that make them.
 """
 
 import argparse
 import importlib
 import os
 import platform
+import re
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from thesis_lib.data import DOWNLOADS, REPOSITORY, is_picture
+from thesis_lib.data.registry import DATASETS, Dataset
 
-PACKAGES = (
-    "torch torchvision kornia safetensors numpy pandas pyarrow scipy scikit-image pycocotools "
-    "matplotlib seaborn jupyterlab jupyter-book papermill nbval"
-).split()
-EXTRAS = {"timm": "networks named timm/...", "distributed": 'tl.evaluate(engine="dask")'}
+Line = tuple[bool, str, str]  # whether it is there, what it is, the next step
 INSTALL = "make book, which sets up .venv, or pip install -e ."
-
-# name, pictures, folder under data/downloads, where the pictures are, what else must be there
-DATASETS = [
-    ("ILSVRC2012 validation", 50_000, "ILSVRC2012", "val", None),
-    ("VOC2007 test", 4_952, "VOC2007", "VOCdevkit/VOC2007/JPEGImages",
-     "VOCdevkit/VOC2007/ImageSets/Main/test.txt"),
-    ("VOC2007 trainval", 5_011, "VOC2007", "VOCdevkit/VOC2007/JPEGImages",
-     "VOCdevkit/VOC2007/ImageSets/Main/trainval.txt"),
-    ("COCO 2014 validation", 40_504, "COCO2014", "val2014",
-     "annotations/instances_val2014.json"),
-    ("COCO 2014 training", 82_783, "COCO2014", "train2014",
-     "annotations/instances_train2014.json"),
-]  # fmt: skip
+CHECKOUT = "git checkout -- data"
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m thesis_lib.pages.doctor", description=__doc__)
     parser.add_argument(
@@ -48,34 +38,72 @@ def main(arguments=None):
     for title, check, needed in [
         ("Packages", packages, True),
         ("Machine", machine, False),
+        ("Packages for single purposes (optional)", extras, False),
         ("Embedded benchmark", embedded, True),
         ("Real datasets (optional)", lambda: datasets(roots), False),
         ("Weights for them (optional)", weights, False),
     ]:
         print(f"\n{title}")
-        try:
-            lines = list(check())
-        except Exception as error:  # half an environment is what this is for
-            lines = [(False, f"cannot be checked ({type(error).__name__}: {error})", INSTALL)]
-        for ok, text, step in lines:
+        for ok, text, step in _lines(check):
             print(f"[OK]      {text}" if ok else f"[MISSING] {text}\n          next: {step}")
-        broken += needed and not all(ok for ok, _, _ in lines)
+            broken += needed and not ok
     print(f"\n{'The embedded part is incomplete.' if broken else 'The book can be made.'}")
     return 1 if broken else 0
 
 
-def packages():
-    """Each check yields (whether it is there, what it is, the next step)."""
+def _lines(check: Callable[[], Iterator[Line]]) -> Iterator[Line]:
+    try:
+        yield from check()
+    except Exception as error:  # half an environment is what this is for
+        yield False, f"the rest cannot be checked ({type(error).__name__}: {error})", INSTALL
+
+
+def packages() -> Iterator[Line]:
+    """What is always needed."""
     yield True, f"Python {platform.python_version()}, {platform.platform()}", ""
-    for name in PACKAGES:
-        yield *_installed(name), INSTALL
+    for extra, name, wanted in _requirements():
+        if not extra:
+            yield *_installed(name, wanted), INSTALL
 
 
-def _installed(name):
+def extras() -> Iterator[Line]:
+    for extra, name, wanted in _requirements():
+        if extra:
+            ok, text = _installed(name, wanted)
+            step = f'pip install -e ".[{extra}]", if you want it'
+            yield ok, text if ok else f"{text}, one of the {extra} packages", step
+
+
+def _requirements() -> list[tuple[str, str, str]]:
+    """(extra or "", package, wanted versions such as ">=2.11") of all that this package declares."""
+    found = []
+    for line in requires("thesis-lib") or ():
+        extra = "".join(re.findall(r"""extra *== *["']([^"']+)""", line))
+        try:
+            from packaging.requirements import Requirement
+
+            asked = Requirement(line)
+            name, wanted = asked.name, str(asked.specifier)
+            if asked.marker and not asked.marker.evaluate({"extra": extra}):
+                continue  # for other systems or other versions of Python
+        except ImportError:  # any version will do then
+            name, wanted = re.split(r"[^\w.-]", line)[0], ""
+        found.append((extra, name, wanted))
+    return found
+
+
+def _installed(name: str, wanted: str = "") -> tuple[bool, str]:
     try:
         text = f"{name} {version(name)}"
     except PackageNotFoundError:
         return False, name
+    try:
+        from packaging.specifiers import SpecifierSet
+
+        if not SpecifierSet(wanted).contains(version(name), prereleases=True):
+            return False, f"{text}, which is not {wanted}"
+    except ImportError:
+        pass
     if name in ("torch", "torchvision", "kornia"):  # those that break when versions disagree
         try:
             importlib.import_module(name)
@@ -84,10 +112,7 @@ def _installed(name):
     return True, text
 
 
-def machine():
-    for name, use in EXTRAS.items():
-        ok, text = _installed(name)
-        yield ok, text if ok else f"{text}, for {use}", f"pip install {name}, if you want it"
+def machine() -> Iterator[Line]:
     yield True, f"{os.cpu_count()} processor cores{_memory()}", ""
     free = shutil.disk_usage(REPOSITORY).free / 1e9
     yield free > 2, f"{free:.0f} GB of disk free", "free 2 GB for executed notebooks"
@@ -102,7 +127,7 @@ def machine():
         yield False, "a GPU that PyTorch can use", step
 
 
-def _memory():
+def _memory() -> str:
     try:
         size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (ValueError, OSError, AttributeError):  # not on every system
@@ -110,23 +135,57 @@ def _memory():
     return f", {size:.0f} GB of memory"
 
 
-def embedded():
-    step = "git checkout -- data"
-    glyphs = REPOSITORY / "data/glyphs"
-    for what, expected, folder, file in [
-        ("single objects", 320, "ILSVRC2012/val", ""),
-        ("scenes in VOC2007's layout", 256, "VOCdevkit/VOC2007/JPEGImages",
-         "VOCdevkit/VOC2007/ImageSets/Main/test.txt"),
-        ("scenes in COCO2014's layout", 128, "coco/val2014",
-         "coco/annotations/instances_val2014.json"),
-    ]:  # fmt: skip
-        found = _count(glyphs / folder) if (glyphs / file).exists() else 0
-        yield found == expected, f"{what}: {found} of {expected} pictures", step
-    for name in ("vgg19_glyphs", "vgg19_glyphs_scenes", "vit_glyphs", "vit_glyphs_scenes"):
-        yield *_safetensors(REPOSITORY / f"data/weights/{name}.safetensors"), step
+def embedded() -> Iterator[Line]:
+    for entry in DATASETS.values():
+        if entry.embedded:
+            ok, text, _ = _dataset(entry, [])
+            yield ok, text, CHECKOUT
+    from thesis_lib.data.models import NETWORKS
+
+    for network in NETWORKS.values():
+        if network.weights:
+            yield *_safetensors(network.weights), CHECKOUT
 
 
-def _safetensors(path):
+def datasets(roots: list[Path]) -> Iterator[Line]:
+    for entry in DATASETS.values():
+        if entry.size and not entry.embedded:
+            yield _dataset(entry, roots)
+
+
+def _dataset(entry: Dataset, roots: list[Path]) -> Line:
+    """Of the first folder that has its pictures and the first of the files that go with them."""
+    places, size = [*roots, entry.folder or DOWNLOADS], entry.size or 0
+    wanted = [entry.pictures, *entry.needs[:1]]
+    place = next((p for p in places if all((p / part).exists() for part in wanted)), None)
+    if place is None:
+        return False, entry.title, f"unpack it to {places[-1]} or give --data-root (data/README.md)"
+    names = _pictures(place / entry.pictures)
+    lacking = [part for part in entry.needs if not (place / part).exists()]
+    for part in entry.needs:
+        if part.endswith(".txt") and part not in lacking:  # splits share a folder
+            there = set(names)
+            names = [name for name in (place / part).read_text().split() if name in there]
+    found = len(names)
+    where = "" if entry.embedded else f" at {place}"
+    text = f"{entry.title}{where}: {found:,} of {size:,} pictures"
+    step = entry.fault(place) if found and entry.fault else ""
+    if not step and found > size:
+        step = f"there are {found - size:,} pictures too many: are they of this dataset?"
+    elif not step and found < size:
+        step = f"unpack {entry.title} again: {size - found:,} pictures are not there"
+    elif not step and lacking:
+        step = f"unpack {entry.title} again: {lacking[0]} is not there"
+    return not step, text, step
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Pictures in a folder and the folders in it: their names without their endings."""
+    walk = os.walk(folder)
+    return [Path(name).stem for _, _, names in walk for name in names if is_picture(name)]
+
+
+def _safetensors(path: Path) -> tuple[bool, str]:
     """Opening one checks its header and its length; no tensor is read."""
     inside = path.relative_to(REPOSITORY)
     if not path.is_file():
@@ -140,68 +199,29 @@ def _safetensors(path):
         return False, f"{inside}: {error}"
 
 
-def datasets(roots):
-    for name, expected, folder, pictures, file in DATASETS:
-        places = [*roots, DOWNLOADS / folder]
-        wanted = [pictures, file or pictures]
-        place = next((p for p in places if all((p / part).exists() for part in wanted)), None)
-        if place is None:
-            yield False, name, f"unpack it to {places[-1]} or give --data-root (data/README.md)"
-            continue
-        if name.startswith("VOC2007"):  # the splits share a folder
-            listed = (place / file).read_text().split()
-            names = _names(place / pictures)
-            found = sum(f"{line}.jpg" in names for line in listed)
-        else:
-            found = _count(place / pictures)
-        step = f"unpack {name} again: {expected - found:,} pictures are not there"
-        if found > expected:
-            step = f"there are {found - expected:,} pictures too many: are they of this dataset?"
-        ok = found == expected
-        if ok and name.startswith("VOC2007") and not (place / "VOCdevkit/VOC2007/Annotations").is_dir():
-            ok, step = False, f"unpack {name} again: VOCdevkit/VOC2007/Annotations is not there"
-        if name.startswith("ILSVRC2012") and found and (problem := _without_classes(place)):
-            ok, step = False, problem
-        yield ok, f"{name} at {place}: {found:,} of {expected:,} pictures", step
-
-
-def _names(folder):
-    with os.scandir(folder) as entries:
-        return {entry.name for entry in entries}
-
-
-def _count(folder):
-    """Pictures by their names, in a folder and the folders in it."""
-    return sum(is_picture(name) for _, _, names in os.walk(folder) for name in names)
-
-
-def _without_classes(place):
-    """What to do about a tree of ILSVRC2012 whose pictures cannot be told apart, or nothing."""
-    kit = place / "ILSVRC2012_devkit_t12/data"
-    if all((kit / f).exists() for f in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")):
-        return None
-    with os.scandir(place / "val") as entries:
-        folders = sum(entry.is_dir() and entry.name[0] != "." for entry in entries)
-    if folders == 1000:
-        return None
-    return f"{folders:,} of 1,000 class folders: unpack ILSVRC2012_devkit_t12.tar.gz beside val/"
-
-
-def weights():
+def weights() -> Iterator[Line]:
+    """Of the networks that torchvision trained, and of those fine-tuned from them."""
     import torch
-    from torchvision.models import VGG19_Weights, ViT_B_16_Weights
+    import yaml
+    from torchvision.models import get_model_weights
+
+    from thesis_lib.data.models import NETWORKS
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    for network, its in (("vgg19", VGG19_Weights), ("vit_b_16", ViT_B_16_Weights)):
-        file = its.DEFAULT.url.rsplit("/", 1)[-1]
-        step = f'load_classifier("{network}") once with a network connection, or copy {file} to {folder}'
-        yield (folder / file).is_file(), f"torchvision's {network} for ImageNet, {folder / file}", step
-        for data, year in (("voc", 2007), ("coco", 2014)):
-            tuned = f"runs/{network}_{data}{year}"
-            step = f"papermill notebooks/A_2_finetuning.ipynb out.ipynb -f configs/full-{data}-finetune.yaml"
-            if network != "vgg19":
-                step += f" -p network {network} -p out {tuned}.safetensors -p checkpoints {tuned}"
-            yield *_safetensors(REPOSITORY / f"{tuned}.safetensors"), step
+    configs = sorted((REPOSITORY / "configs").glob("full-*-finetune.yaml"))
+    for name, network in NETWORKS.items():
+        if network.weights:
+            continue
+        file = get_model_weights(name).DEFAULT.url.rsplit("/", 1)[-1]
+        step = f'load_classifier("{name}") once with a network connection, or copy {file} to {folder}'
+        yield (folder / file).is_file(), f"torchvision's {name} for ImageNet, {folder / file}", step
+        for config in configs:
+            given = yaml.safe_load(config.read_text("utf-8"))
+            out, checkpoints = (given[k].replace(given["network"], name) for k in ("out", "checkpoints"))
+            step = f"papermill notebooks/{given['notebook']}.ipynb out.ipynb -f configs/{config.name}"
+            if name != given["network"]:
+                step += f" -p network {name} -p out {out} -p checkpoints {checkpoints}"
+            yield *_safetensors(REPOSITORY / out), step
 
 
 if __name__ == "__main__":
