@@ -10,7 +10,7 @@ import trees
 import thesis_lib as tl
 from thesis_lib.data import datasets, decode, glyphs
 from thesis_lib.data.registry import open_dataset
-from thesis_lib.training import embedded as training
+from thesis_lib.training import train as training
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import thesis_lib as tl
 from thesis_lib.data import glyphs
 from thesis_lib.data.models import WEIGHTS, vgg19_glyphs
 from thesis_lib.data.registry import open_dataset
-from thesis_lib.training import embedded as training
+from thesis_lib.training import embedded, precision
+from thesis_lib.training import train as training
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,56 @@ def test_a_checkpoint_of_another_training_is_refused(pictures, tmp_path):
         training.train(tiny(), *pictures, epochs=2, rate=0.1, **options)
 
 
+def inverted(pixels):
+    return np.concatenate([255 - pixels[:1], pixels[1:]])
+
+
+def initialised(seed):
+    network = tiny()
+    nn.init.normal_(network[-1].weight, generator=torch.Generator().manual_seed(seed))
+    return network
+
+
+OTHER_TRAININGS = {
+    "pictures": lambda given: given | {"pixels": inverted(given["pixels"])},
+    "labels": lambda given: given | {"labels": np.roll(given["labels"], 1, 0)},
+    "number": lambda given: given | {"pixels": given["pixels"][:-1], "labels": given["labels"][:-1]},
+    "starting weights": lambda given: given | {"network": initialised(1)},
+    "no teacher": lambda given: given | {"teacher": None},
+    "teacher": lambda given: given | {"teacher": initialised(3).eval()},
+    "bf16": lambda given: given | {"bf16": True},
+    "statistics": lambda given: given | {"statistics": ((0.5,) * 3, (0.5,) * 3)},
+    "held-out pictures": lambda given: given | {"held_out": (inverted(given["pixels"]), given["labels"])},
+}
+NAMED = {"labels": "pictures", "number": "pictures", "no teacher": "teacher"}
+
+
+@pytest.mark.parametrize("other", OTHER_TRAININGS)
+def test_a_finished_checkpoint_answers_for_its_own_training_only(other, pictures, tmp_path):
+    pixels, labels = pictures
+    options = dict(epochs=1, batch=20, sizes=(32,), checkpoint=tmp_path / "c")
+
+    def given():
+        return dict(
+            network=tiny(), pixels=pixels, labels=labels, held_out=pictures, teacher=initialised(2).eval()
+        )
+
+    curve = training.train(**given(), **options)
+    assert training.train(**given(), **options) == curve  # nothing to do
+    with pytest.raises(ValueError, match=f"{NAMED.get(other, other)} .*, now .*; name another checkpoint"):
+        training.train(**OTHER_TRAININGS[other](given()), **options)
+
+
+def test_a_checkpoint_that_does_not_say_of_what_is_refused(pictures, tmp_path):
+    options = dict(epochs=1, batch=20, sizes=(32,), checkpoint=tmp_path / "c")
+    training.train(tiny(), *pictures, **options)
+    state = torch.load(tmp_path / "c", weights_only=True)
+    del state["settings"]["pictures"]
+    torch.save(state, tmp_path / "c")
+    with pytest.raises(ValueError, match="pictures not recorded, now 40x3x56x56 .*; name another"):
+        training.train(tiny(), *pictures, **options)
+
+
 def test_a_loss_that_is_not_finite_ends_the_training_and_spares_the_checkpoint(pictures, tmp_path):
     class Poisoned(nn.Module):
         """Gives NaN from its sixth batch on."""
@@ -100,7 +151,7 @@ def test_bfloat16_is_used_where_there_is_any_and_done_without_elsewhere(pictures
     assert training.train(mixed, *pictures, **options)[0]["bf16"]
     assert mixed[0].weight.dtype == torch.float32
     assert not torch.equal(mixed[0].weight, plain[0].weight)
-    monkeypatch.setattr(training, "_has_bf16", lambda device: False)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
     with pytest.warns(UserWarning, match="cpu does not compute in bfloat16: training in float32"):
         assert not training.train(without, *pictures, **options)[0]["bf16"]
     assert torch.equal(without[0].weight, plain[0].weight)
@@ -187,7 +238,7 @@ def test_batch_norm_folds_away_exactly():
             nn.init.uniform_(module.bias, -1, 1)
     network = network.eval().double()
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    folded = training.fold_batch_norm(network).eval().double()
+    folded = embedded.fold_batch_norm(network).eval().double()
     names = [n for n, m in folded.named_modules() if isinstance(m, nn.Conv2d)]
     assert names[0] == "features.0" and names[-1] == "features.34" and len(names) == 16
     torch.testing.assert_close(folded(images), network(images), rtol=1e-5, atol=1e-5)
@@ -216,7 +267,7 @@ def test_a_teacher_changes_what_is_learnt_and_stays_as_it_is(pictures):
 
 def test_any_size_is_the_vit_at_its_own_size():
     network = networks.vit().double()
-    other = training.AnySize(network)
+    other = embedded.AnySize(network)
     x = networks.images(2, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(other(x), network(x), rtol=0, atol=1e-12)
     assert other(networks.images(2, 48, 48, dtype=torch.float64)).shape == (2, 7)
@@ -232,17 +283,17 @@ def test_a_family_is_trained_and_recorded(family, tmp_path, monkeypatch):
         asked.append(arguments)
         return {"scenes": [{"epoch": 1, "loss": 0.5}]}
 
-    monkeypatch.setattr(training, f"train_{family}s", curves)
+    monkeypatch.setattr(embedded, f"train_{family}s", curves)
     weights = tmp_path / "weights"
     weights.mkdir()
-    training.train_embedded(family, tmp_path / "new", weights, pictures=40, scenes=20, seed=3)
+    embedded.train_embedded(family, tmp_path / "new", weights, pictures=40, scenes=20, seed=3)
     assert asked == [(tmp_path / "new", weights, 40, 20, 3, False)]
     (file,) = weights.iterdir()
     record = json.loads(file.read_text())
     assert file.name == f"training_{family}.json" and (tmp_path / "new").is_dir()
     assert record["curves"] == {"scenes": [{"epoch": 1, "loss": 0.5}]}
     assert (record["pictures"], record["scenes"], record["seed"]) == (40, 20, 3)
-    assert record["command"].endswith(f"training {family}")
+    assert record["command"].endswith(f"thesis_lib.training.embedded {family}")
 
 
 def test_mean_average_precision_is_scikit_learns():

@@ -60,6 +60,7 @@ class ImageNet:
         FileNotFoundError: no pictures, or a flat folder without the development kit.
         ValueError: a damaged kit.
 
+    >>> from thesis_lib.data import GLYPHS
     >>> benchmark = ImageNet(GLYPHS / "ILSVRC2012")  # the embedded one has this layout
     >>> len(benchmark), benchmark.categories[4]
     (320, '04_telephone')
@@ -125,6 +126,7 @@ class VOC2007:
     difficult objects of such a class count with the others.
 
     >>> from thesis_lib.data.glyphs import CLASSES
+    >>> from thesis_lib.data import GLYPHS
     >>> scenes = VOC2007(GLYPHS, categories=CLASSES)  # the embedded ones have this layout
     >>> scenes[0].classes == tuple(scenes[0].masks)
     True
@@ -178,6 +180,7 @@ class COCO2014:
     """COCO 2014, `root/{split}2014/*.jpg` and `root/annotations/instances_{split}2014.json`,
     through pycocotools; split: "val" or "train". Crowds count as any other object.
 
+    >>> from thesis_lib.data import GLYPHS
     >>> scenes = COCO2014(GLYPHS / "coco")  # the embedded ones have this layout
     >>> scenes.categories[:2]
     ['aeroplane', 'anchor']
@@ -229,6 +232,7 @@ class COCO2014:
 class Folder:
     """Any pictures under a folder, without labels.
 
+    >>> from thesis_lib.data import GLYPHS
     >>> Folder(GLYPHS / "ILSVRC2012/val/04_telephone").ids[0]
     'ILSVRC2012_val_00000005'
     """

@@ -17,6 +17,7 @@ def read_picture(source, annotated=None):
 
     Raises OSError, with the file's name: no picture, cut off, too large.
 
+    >>> from thesis_lib.data import GLYPHS
     >>> read_picture(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG").size
     (224, 224)
     """
@@ -40,6 +41,7 @@ def open_image(source, size, annotated=None):
     Raises OSError, with the file's name: as `read_picture`, or of another size than it was
     annotated at.
 
+    >>> from thesis_lib.data import GLYPHS
     >>> open_image(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG", 112).shape
     torch.Size([3, 112, 112])
     """
