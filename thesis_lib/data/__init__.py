@@ -8,12 +8,12 @@ DOWNLOADS = REPOSITORY / "data" / "downloads"  # where the real datasets are loo
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
-def is_picture(name):
+def is_picture(name: str) -> bool:
     """By the file's name; macOS leaves files such as ._0001.jpg behind that are none."""
     return Path(name).suffix.lower() in PICTURES and not name.startswith(".")
 
 
-def from_repository(path):
+def from_repository(path: str | Path) -> Path:
     """An absolute path as it is; a relative one counted from the repository's root, because
     notebooks are executed in folders of their own."""
     return REPOSITORY / Path(path).expanduser()

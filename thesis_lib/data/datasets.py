@@ -7,6 +7,7 @@ counts it. Pictures without annotations are read, and have no classes.
 
 import contextlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -36,9 +37,9 @@ class Sample:
 
     id: str
     pixels: torch.Tensor
-    classes: tuple = ()
-    masks: dict = field(default_factory=dict)
-    pixel_masks: dict = field(default_factory=dict)
+    classes: tuple[int, ...] = ()
+    masks: dict[int, torch.Tensor] = field(default_factory=dict)
+    pixel_masks: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 def _require(path, what):
@@ -66,7 +67,7 @@ class ImageNet:
     (320, '04_telephone')
     """
 
-    def __init__(self, root, size=224):
+    def __init__(self, root: str | Path, size: int = 224):
         self.root, self.size = Path(root), size
         folder = _require(self.root / "val", "ILSVRC2012")
         paths = sorted(p for p in [*folder.glob("*"), *folder.glob("*/*")] if is_picture(p.name))
@@ -83,10 +84,10 @@ class ImageNet:
         self.items.sort(key=lambda item: item[0].name)
         self.ids = [path.stem for path, _ in self.items]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Sample:
         path, label = self.items[i]
         if label is None:
             raise OSError(
@@ -132,16 +133,22 @@ class VOC2007:
     True
     """
 
-    def __init__(self, root, size=224, categories=VOC_CATEGORIES, split="test"):
+    def __init__(
+        self,
+        root: str | Path,
+        size: int = 224,
+        categories: Iterable[str] = VOC_CATEGORIES,
+        split: str = "test",
+    ):
         self.root, self.size, self.categories = Path(root), size, list(categories)
         _require(self.root / f"VOCdevkit/VOC2007/ImageSets/Main/{split}.txt", f"VOC2007 {split}")
         self.voc = VOCDetection(self.root, year="2007", image_set=split)
         self.ids = [Path(path).stem for path in self.voc.images]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Sample:
         name = self.ids[i]
         width, height, objects = self._read_annotation(self.voc.annotations[i])
         pixels = open_image(self.voc.images[i], self.size, (width, height))
@@ -186,7 +193,7 @@ class COCO2014:
     ['aeroplane', 'anchor']
     """
 
-    def __init__(self, root, size=224, split="val"):
+    def __init__(self, root: str | Path, size: int = 224, split: str = "val"):
         from pycocotools.coco import COCO
 
         self.root, self.size, self.split = Path(root), size, split
@@ -199,10 +206,10 @@ class COCO2014:
         self.images = sorted(self.coco.imgs)
         self.ids = [Path(self.coco.imgs[i]["file_name"]).stem for i in self.images]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Sample:
         image = self.coco.imgs[self.images[i]]
         width, height = image["width"], image["height"]
         path = self.root / f"{self.split}2014" / image["file_name"]
@@ -237,7 +244,7 @@ class Folder:
     'ILSVRC2012_val_00000005'
     """
 
-    def __init__(self, root, size=224):
+    def __init__(self, root: str | Path, size: int = 224):
         self.size, self.categories = size, []
         root = _require(root, "the folder of pictures")
         self.paths = sorted(path for path in root.rglob("*") if is_picture(path.name))
@@ -248,8 +255,8 @@ class Folder:
         if len(set(self.ids)) < len(names):  # a.jpg and a.png
             self.ids = [name.as_posix() for name in names]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Sample:
         return Sample(self.ids[i], open_image(self.paths[i], self.size))

@@ -7,6 +7,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -14,7 +15,9 @@ from tqdm.auto import tqdm
 CHUNK = 256  # pictures that are in memory at a time
 
 
-def decode(dataset, folder, size=224, limit=None):
+def decode(
+    dataset: Any, folder: str | Path, size: int = 224, limit: int | None = None
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Pixels and labels of a dataset as memory-mapped arrays in `folder`.
 
     COCO 2014 train takes 12 GB at 224 pixels; of that only what a batch needs is read, and the

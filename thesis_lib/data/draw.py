@@ -5,12 +5,13 @@
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 
 from thesis_lib.data.registry import DATASETS, open_dataset
 from thesis_lib.data.subsets import write
 
 
-def draw(ids, count, seed=0):
+def draw(ids: Sequence[str], count: int, seed: int = 0) -> list[str]:
     """`count` of the ids, without replacement: those of the smallest SHA-256 of "seed id", in its
     order. So a draw depends neither on the order of `ids` nor on a library's random numbers, and
     the first n of a list are what a draw of n gives.
@@ -23,7 +24,7 @@ def draw(ids, count, seed=0):
     return sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:count]
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m thesis_lib.data.draw", description="Draw an index list.")
     parser.add_argument("dataset", help="a name that open_dataset knows, such as imagenet")
     parser.add_argument("count", type=int, help="number of pictures")

@@ -77,7 +77,9 @@ def _tint(rng, patch):
     return colour.astype(np.float32)
 
 
-def draw(seed, split, index, objects=1):
+def draw(
+    seed: int, split: str, index: int, objects: int = 1
+) -> tuple[np.ndarray, list[int], list[np.ndarray]]:
     """One picture.
 
     Args:
@@ -122,7 +124,9 @@ def draw(seed, split, index, objects=1):
     return (canvas.clip(0, 1) * 255).round().astype(np.uint8), classes, masks
 
 
-def training_arrays(count, seed=0, split="train", objects=1, progress=True):
+def training_arrays(
+    count: int, seed: int = 0, split: str = "train", objects: int = 1, progress: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """`count` pictures in memory: pixels (count, 3, 224, 224) uint8 and which classes each holds,
     (count, 20) bool."""
     pixels = np.empty((count, 3, SIZE, SIZE), np.uint8)
@@ -153,7 +157,7 @@ def _save_indexed(values, path):
     image.save(path, optimize=True)
 
 
-def write_imagenet(root, count, seed=0, split="test"):
+def write_imagenet(root: Path, count: int, seed: int = 0, split: str = "test") -> None:
     """Single-object pictures as ILSVRC2012's validation set with one folder a class (numbered, so
     that sorted folders are class indices), and their pixel masks beside them in `masks/`."""
     for i in range(count):
@@ -163,7 +167,7 @@ def write_imagenet(root, count, seed=0, split="test"):
         _save_indexed(mask.astype(np.uint8), root / "ILSVRC2012/masks" / f"{name}.png")
 
 
-def write_voc(root, count, seed=0, split="test"):
+def write_voc(root: Path, count: int, seed: int = 0, split: str = "test") -> None:
     """Scenes in the layout of VOC2007: JPEGImages, Annotations, ImageSets, Segmentation*."""
     folder, names = root / "VOCdevkit/VOC2007", []
     for i in range(count):
@@ -193,7 +197,7 @@ def write_voc(root, count, seed=0, split="test"):
     (folder / "ImageSets/Main/test.txt").write_text("\n".join(names) + "\n")
 
 
-def write_coco(root, count, seed=0, split="test", first=100_000):
+def write_coco(root: Path, count: int, seed: int = 0, split: str = "test", first: int = 100_000) -> None:
     """Scenes in the layout of COCO 2014's validation set, masks as run lengths. `first` keeps
     them apart from the scenes of `write_voc`."""
     images, annotations = [], []
@@ -218,7 +222,14 @@ def write_coco(root, count, seed=0, split="test", first=100_000):
     (root / "coco/annotations/instances_val2014.json").write_text(json.dumps(content))
 
 
-def write(root, singles=320, voc=256, coco=128, seed=0, split="test"):
+def write(
+    root: str | Path,
+    singles: int = 320,
+    voc: int = 256,
+    coco: int = 128,
+    seed: int = 0,
+    split: str = "test",
+) -> None:
     """The whole benchmark in the three layouts, under `root`."""
     root = Path(root)
     write_imagenet(root, singles, seed, split)

@@ -1,5 +1,6 @@
 """Any picture or mask from a file, as tensors."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms.functional import pil_to_tensor
 
 
-def read_picture(source, annotated=None):
+def read_picture(source: str | Path, annotated: tuple[int, int] | None = None) -> Image.Image:
     """Any picture that Pillow reads, whole, as a Pillow image of 8 bits: "RGB", or "RGBA" where it
     has transparent parts.
 
@@ -32,7 +33,7 @@ def read_picture(source, annotated=None):
         raise OSError(f"{Path(source).name} is not a readable picture: {error}") from error
 
 
-def open_image(source, size, annotated=None):
+def open_image(source: str | Path, size: int, annotated: tuple[int, int] | None = None) -> torch.Tensor:
     """Pixels (3, size, size) float32 in [0, 1] of any picture that Pillow reads, in RGB, resized
     without keeping its shape (thesis 3.4.2).
 
@@ -55,12 +56,15 @@ def open_image(source, size, annotated=None):
     return pil_to_tensor(resized).float() / 255
 
 
-def resize_mask(mask, size):
+def resize_mask(mask: np.ndarray | torch.Tensor, size: int) -> torch.Tensor:
+    """A mask (H, W) as (size, size) bool: each pixel takes the nearest one's value."""
     image = Image.fromarray(np.asarray(mask, np.uint8))
     return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.NEAREST)) > 0)
 
 
-def box_mask(boxes, width, height, size):
+def box_mask(
+    boxes: Iterable[tuple[float, float, float, float]], width: int, height: int, size: int
+) -> torch.Tensor:
     """Union of boxes (x0, y0, x1, y1; pixels, 0-based, the far edge exclusive) on a size x size
     grid: a pixel belongs to a box that holds its centre. A box of no area holds none."""
     x = (torch.arange(size) + 0.5) * width / size
@@ -71,7 +75,7 @@ def box_mask(boxes, width, height, size):
     return mask
 
 
-def read_indices(path):
+def read_indices(path: Path) -> np.ndarray:
     """The values of a palette or grey PNG, (H, W)."""
     try:
         with Image.open(path) as image:
