@@ -152,7 +152,7 @@ class VOC2007:
         name = self.ids[i]
         width, height, objects = self._read_annotation(self.voc.annotations[i])
         pixels = open_image(self.voc.images[i], self.size, (width, height))
-        boxes = {}
+        boxes: dict[int, list] = {}
         for label, box, _ in objects:
             boxes.setdefault(label, []).append(box)
         easy = {label for label, _, difficult in objects if not difficult}
@@ -215,7 +215,9 @@ class COCO2014:
         path = self.root / f"{self.split}2014" / image["file_name"]
         pixels = open_image(path, self.size, (width, height))
         nothing = np.zeros((height, width), bool)
-        boxes, covers, unknown = {}, {}, set()
+        boxes: dict[int, list] = {}
+        covers: dict[int, np.ndarray] = {}
+        unknown = set()
         for item in self.coco.imgToAnns.get(self.images[i], ()):
             try:
                 if item["category_id"] not in self.index:
@@ -245,12 +247,13 @@ class Folder:
     """
 
     def __init__(self, root: str | Path, size: int = 224):
-        self.size, self.categories = size, []
-        root = _require(root, "the folder of pictures")
-        self.paths = sorted(path for path in root.rglob("*") if is_picture(path.name))
+        self.size = size
+        self.categories: list[str] = []
+        folder = _require(root, "the folder of pictures")
+        self.paths = sorted(path for path in folder.rglob("*") if is_picture(path.name))
         if not self.paths:
-            raise FileNotFoundError(f"no picture ({', '.join(sorted(PICTURES))}) under {root}")
-        names = [p.relative_to(root) for p in self.paths]
+            raise FileNotFoundError(f"no picture ({', '.join(sorted(PICTURES))}) under {folder}")
+        names = [p.relative_to(folder) for p in self.paths]
         self.ids = [name.with_suffix("").as_posix() for name in names]
         if len(set(self.ids)) < len(names):  # a.jpg and a.png
             self.ids = [name.as_posix() for name in names]

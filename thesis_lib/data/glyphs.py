@@ -200,7 +200,8 @@ def write_voc(root: Path, count: int, seed: int = 0, split: str = "test") -> Non
 def write_coco(root: Path, count: int, seed: int = 0, split: str = "test", first: int = 100_000) -> None:
     """Scenes in the layout of COCO 2014's validation set, masks as run lengths. `first` keeps
     them apart from the scenes of `write_voc`."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for i in range(count):
         pixels, classes, masks = draw(seed, split, first + i, objects=3)
         file = f"COCO_val2014_{i + 1:012d}.jpg"

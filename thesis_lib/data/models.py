@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -19,7 +20,7 @@ from thesis_lib.data import REPOSITORY
 from thesis_lib.registry import Registry, UnknownName
 
 WEIGHTS = REPOSITORY / "data" / "weights"
-VGG19 = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
+VGG19: list[Any] = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def vgg19_glyphs(classes: int = 20, batch_norm: bool = False, hidden: int = 128)
         nn.Linear(hidden, hidden), nn.ReLU(True), nn.Dropout(0.1),
         nn.Linear(hidden, classes),
     )  # fmt: skip
-    network = nn.Sequential(
+    network: Any = nn.Sequential(
         OrderedDict(
             features=make_layers(widths, batch_norm),
             avgpool=nn.AdaptiveAvgPool2d(7),
@@ -73,7 +74,7 @@ def vgg19_glyphs(classes: int = 20, batch_norm: bool = False, hidden: int = 128)
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # each has one
     return network
 
 
@@ -167,7 +168,7 @@ def _check_name(name):
 
 def build(name: str, pretrained: bool = False, classes: int | None = None) -> nn.Module:
     """The bare network, with `classes` outputs if given."""
-    options = {} if classes is None else {"num_classes": classes}
+    options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     missing = FileNotFoundError(
         f"the pretrained weights of {name} are neither in the cache of torchvision or timm nor to "
         'be downloaded now; pass weights="random" or the path of a .safetensors or .pt file'
@@ -191,7 +192,7 @@ def build(name: str, pretrained: bool = False, classes: int | None = None) -> nn
         raise missing from error
 
 
-def head_of(name: str, network: nn.Module) -> str:
+def head_of(name: str, network: Any) -> str:
     """The key in the state dict of a parameter that has one row for each class."""
     if name.startswith("timm/"):
         layers = network.pretrained_cfg["classifier"]
@@ -237,7 +238,7 @@ def load_classifier(
     'tench'
     """
     _check_name(name)
-    facts = {}
+    facts: dict[str, str] = {}
     if weights is None and name in NETWORKS:
         weights = NETWORKS[name].weights  # None for torchvision's
     with torch.random.fork_rng(devices=[]):
@@ -269,7 +270,8 @@ def load_classifier(
     network = (
         network.eval()
         .requires_grad_(False)
-        .to(device, torch.bfloat16 if bf16 else None, memory_format=torch.channels_last)
+        .to(device, torch.bfloat16 if bf16 else None)
+        .to(memory_format=torch.channels_last)
     )
     return Classifier(
         network, layer=layer, name=name, categories=categories,

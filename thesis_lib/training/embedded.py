@@ -22,11 +22,11 @@ from thesis_lib.training.train import save_weights, train
 Curves = dict[str, list[dict[str, Any]]]  # of each step, as `train` returns them
 
 
-def fold_batch_norm(network: nn.Module) -> nn.Module:
+def fold_batch_norm(network: Any) -> Any:
     """A copy of a `vgg19_glyphs(batch_norm=True)` with every batch norm folded into the
     convolution before it, so that its layers are numbered as VGG19's own. Exact in eval mode."""
     source = copy.deepcopy(network).eval()
-    plain = vgg19_glyphs(hidden=source.hidden)
+    plain: Any = vgg19_glyphs(hidden=source.hidden)
     folded, modules = [], list(source.features)
     for module, following in zip(modules, modules[1:] + [None], strict=True):
         if isinstance(module, nn.Conv2d):
@@ -69,7 +69,7 @@ def train_cnns(folder: Path, weights: Path, pictures: int, scenes: int, seed: in
     held_out = glyphs.training_arrays(600, seed, "validation")
     pixels, labels = glyphs.training_arrays(pictures, seed)
     torch.manual_seed(seed)
-    network = vgg19_glyphs(batch_norm=True)
+    network: Any = vgg19_glyphs(batch_norm=True)
     pooled = nn.Sequential(network.features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 20))
     curves = {}
     curves["pooled head"] = train(

@@ -128,7 +128,7 @@ def train(
             "held-out pictures": held_out and _digest_of_pictures(*held_out),
             "statistics": [list(map(float, values)) for values in statistics],
         }  # fmt: skip
-    network.to(device, memory_format=torch.channels_last).train()
+    network.to(device).to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=decay)
     steps = max(1, len(pixels) // batch) * epochs
     warm_up = min(100, steps // 10 + 1)
@@ -151,7 +151,8 @@ def train(
         schedule.load_state_dict(state["schedule"])
         curve = state["curve"]
     for epoch in range(len(curve), epochs):
-        start, total, seen = time.time(), 0.0, 0
+        start, seen = time.time(), 0
+        total: Any = 0.0  # a tensor, so that no step waits for the device
         torch.manual_seed(seed * 1000 + epoch)  # dropout; an epoch is the same after a restart
         rng = np.random.default_rng([seed, epoch])
         bar = tqdm(
@@ -280,7 +281,8 @@ def mean_average_precision_interval(
                 precision = np.cumsum(hits) / np.maximum(1, np.cumsum(ranked))
                 precisions.append(np.average(precision, weights=hits))
         means.append(np.mean(precisions))
-    return mean_average_precision(logits, labels), *map(float, np.quantile(means, [0.025, 0.975]))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return mean_average_precision(logits, labels), float(low), float(high)
 
 
 def new_head(
