@@ -1,10 +1,13 @@
 """Which pictures a page takes: some to make choices on, which no table uses, and some to look at."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from thesis_lib.data.registry import open_dataset
 from thesis_lib.data.subsets import Subset
 
 
-def validation(name: str, root: str = "", count: int = 16):
+def validation(name: str, root: str = "", count: int = 16) -> Subset:
     """Pictures to choose settings on: the last `count` of a dataset (name and root as `open_dataset`
     takes them); tables take the first.
 
@@ -15,7 +18,7 @@ def validation(name: str, root: str = "", count: int = 16):
     return Subset(dataset, list(dataset.ids)[-count:])
 
 
-def examples(dataset, positions):
+def examples(dataset: Any, positions: Iterable[int]) -> dict[int, Any]:
     """Pictures to look at, {position: Sample}: those at `positions`.
 
     In the place of one that is not there, or cannot be read, comes the next that can (after the
@@ -26,7 +29,8 @@ def examples(dataset, positions):
     >>> list(examples(open_dataset("glyphs"), [3, 3, 8]))
     [3, 4, 8]
     """
-    found, broken = {}, {}
+    found: dict[int, Any] = {}
+    broken: dict[int, OSError] = {}
     for wanted in positions:
         for step in range(len(dataset)):
             position = (wanted + step) % len(dataset)

@@ -13,10 +13,12 @@ draws one, and `open_dataset(name, root, subset=file)` reads it.
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
-def write(path, title, ids, total, seed):
+def write(path: str | Path, title: str, ids: Sequence[str], total: int, seed: int) -> None:
     """An index list of a dataset of `total` pictures."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +27,7 @@ def write(path, title, ids, total, seed):
         csv.writer(file, lineterminator="\n").writerows([["id"], *([name] for name in ids)])
 
 
-def read(path):
+def read(path: str | Path) -> tuple[list[str], int | None]:
     """The ids of an index list and its seed, None where its comment gives none.
 
     Raises:
@@ -53,7 +55,7 @@ def read(path):
 class Subset:
     """Some pictures of a dataset, by their ids, in that order; `seed` is that of their draw."""
 
-    def __init__(self, dataset, ids, seed=None, source="the list"):
+    def __init__(self, dataset: Any, ids: Sequence[str], seed: int | None = None, source: str = "the list"):
         self.dataset, self.categories = dataset, dataset.categories
         self.ids, self.seed = ids, seed
         positions = {name: i for i, name in enumerate(dataset.ids)}
@@ -65,8 +67,8 @@ class Subset:
             )
         self.positions = [positions[name] for name in self.ids]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Any:
         return self.dataset[self.positions[i]]
