@@ -49,12 +49,12 @@ def forests(tables: dict[str, pd.DataFrame], values: Sequence[str]) -> Figure:
     figure, axes = plt.subplots(
         *shape, figsize=(plots.WIDTH, 0.6 + 2.3 * shape[0]), sharey="row", squeeze=False
     )
-    for row, (name, table) in zip(axes, tables.items(), strict=True):
+    for k, (row, (name, table)) in enumerate(zip(axes, tables.items(), strict=True)):
         for axis, value in zip(row, values, strict=True):
             column = METRICS.columns[value]
             unit = "points from bare" if column.scale == 100 else "difference from bare"
-            plots.forest(axis, table.loc[value], column.scale, unit if row is axes[-1] else "")
-            axis.set_title(column.title.replace(", ", ",\n") if row is axes[0] else "", fontsize=10)
+            plots.forest(axis, table.loc[value], column.scale, unit if k == len(tables) - 1 else "")
+            axis.set_title("" if k else column.title.replace(", ", ",\n"), fontsize=10)
         row[0].set_ylabel(name)
     figure.align_ylabels(axes[:, 0])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
