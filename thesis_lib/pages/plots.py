@@ -7,7 +7,7 @@ from thesis_lib.methods import METHODS
 from thesis_lib.pages.report import is_clear
 
 # Methods have the palette of Okabe and Ito, which colour-blind readers tell apart, in their entries.
-VARIANT_COLOURS = {"bare": "#555555", "enhanced": "#D55E00", "SESS": "#0072B2"}
+VARIANT_COLOURS = {"bare": "#555555", "enhanced": "#D55E00", "mean": "#009E73", "SESS": "#0072B2"}
 SALIENCY = "inferno"  # even in lightness, hence readable in grey and by the colour-blind
 WIDTH = 8  # inches of a full-width figure; 800 pixels at 100 dpi
 STYLE = {
@@ -187,7 +187,7 @@ def forest(axis, table, scale=100, label=""):
         colour = VARIANT_COLOURS.get(variant, "#888888")
         axis.errorbar(
             mean, y, xerr=np.maximum(0, [[mean - low], [high - mean]]), capsize=3, color=colour,
-            fmt="s" if variants.index(variant) else "o", markersize=5,
+            fmt="os^D"[variants.index(variant) % 4], markersize=5,
             markerfacecolor=colour if clear[method, variant] else "white",
             label=variant if method == methods[0] else None,
         )  # fmt: skip

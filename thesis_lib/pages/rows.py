@@ -7,10 +7,11 @@ import pandas as pd
 from thesis_lib.data import from_repository
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
+from thesis_lib.data.subsets import Subset
 from thesis_lib.metrics import METRICS
 from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate, load_rows
-from thesis_lib.runs.record import recorded, without_code
+from thesis_lib.runs.record import chosen, recorded, without_code
 from thesis_lib.runs.verify import again, draws, parts_of
 
 
@@ -37,7 +38,8 @@ def rows_of(
 
     Recorded ones of `table` if they are of this dataset, network (with its own weights), step and of these
     methods with these settings; `images` is then 0 for all of them, or as many as there are. Else what is missing
-    is measured: a run in `out` that goes on where it stopped. `run` names the folder of a finished one.
+    is measured: a run in `out` that goes on where it stopped. `run` names the folder of a finished one. With a
+    minus, `images` are the last ones, as in `record.Part`.
 
     The result's `attrs` hold "provenance" (recorded) or "run" (measured).
     """  # fmt: skip
@@ -48,11 +50,13 @@ def rows_of(
         if rows is not None:
             return rows
     data = open_dataset(dataset, data_root, subset)
+    if images < 0:
+        data = Subset(data, chosen(data.ids, images))
     classifier = load_classifier(
         network, weights or None, device=None if engine == "dask" else device or None
     )
     return evaluate(
-        data, classifier, methods, from_repository(out), metrics=metrics, limit=images or None, step=step,
+        data, classifier, methods, from_repository(out), metrics=metrics, limit=max(images, 0) or None, step=step,
         engine=engine, scheduler=scheduler or None, device=device or None, progress=progress,
     )  # fmt: skip
 
@@ -70,10 +74,10 @@ def _recorded(table, dataset, network, methods, step, images):
         if without_code(known["facts"]["method"]) != without_code(key.describe(method)):
             return None
     rows = rows[rows["method"].isin(list(methods))]
-    if images and images > rows["id"].nunique():
+    if abs(images) > rows["id"].nunique():
         return None
     if images:
-        rows = rows[rows["id"].isin(rows["id"].unique()[:images])]
+        rows = rows[rows["id"].isin(chosen(rows["id"].unique(), images))]
     rows = rows.reset_index(drop=True)
     rows.attrs["provenance"] = provenance
     return rows
@@ -112,7 +116,9 @@ def measured_again(rows: pd.DataFrame, count: int = 1, most: float = 300, seed: 
     known = rows.attrs.get("provenance", {})
     found: list[tuple] = []
     for part in parts_of(*(known.get(k, "") for k in ("dataset", "network", "table"))):
-        names = [c for m in part.metrics for c in METRICS[m].columns if c in ("overall", "hits", "flat")]
+        names = [
+            c for m in part.metrics for c in METRICS[m].columns if c in ("overall", "hits", "other_spearman")
+        ]
         for some in draws(part, rows, random.Random(seed), most):
             if len(found) >= count:
                 break

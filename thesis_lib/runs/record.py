@@ -119,11 +119,7 @@ VIT_BASES = ["transformer_attribution", "gradient_attention", "grad_cam"]
 def windows(names: Sequence[str], gate: str = "prediction") -> dict[str, Callable]:
     """Chapter 4's methods: bare, enhanced by equation 4-8's sum and by the mean, under SESS."""
     settings = {"msg_cam": MSG_CAM | ({} if gate == "prediction" else {"gate": gate})}
-    methods = variants(names, sess_sizes=SESS_SIZES, settings=settings, **WINDOW)
-    for name in names:
-        base = partial(METHODS[name], **settings.get(name, {}))
-        methods[f"{name} mean"] = enhance(base, cover="mean", **WINDOW)
-    return methods
+    return variants(names, sess_sizes=SESS_SIZES, settings=settings, **WINDOW)
 
 
 def sizes(count: int, step: int) -> list[int]:
@@ -167,8 +163,11 @@ def _msg_cam_ablation():
     return varied(METHODS["msg_cam"], MSG_CAM_FACTORS)
 
 
-def _window_ablation(base):
-    """The enhancer is made by its settings, so that it is varied here and not by `varied`."""
+def window_ablation(base: str) -> dict[str, Callable]:
+    """{"bare": the base, "default": enhanced, "factor = value": with one setting changed}.
+
+    The enhancer is made by its settings, so that it is varied here and not by `varied`.
+    """
     changed = {
         f"{factor} = {value}": settings
         for factor, values in WINDOW_FACTORS.items()
@@ -216,8 +215,8 @@ PLAN = [
     Part("windows", "glyphs", CNN, lambda: _sanity("grad_cam"), ("sanity",), "sanity", 6, chunk=2),
     Part("windows", "glyphs", VIT, lambda: _sanity("transformer_attribution"), ("sanity",), "sanity", 8, chunk=2),
     Part("ablation", "glyphs", CNN, _msg_cam_ablation, CURVES, "ablation", -12, 1792),
-    Part("ablation", "glyphs", CNN, lambda: _window_ablation("grad_cam"), BOTH, "window_ablation", -12, 1792),
-    Part("ablation", "glyphs", VIT, lambda: _window_ablation("transformer_attribution"), BOTH, "window_ablation",
+    Part("ablation", "glyphs", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -12, 1792),
+    Part("ablation", "glyphs", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",
          -12, 1792),
     Part("ablation", "glyphs", CNN, _readings, CURVES, "readings", -12, 1792),
     Part("ablation", "glyphs", VIT, _vit_readings, CURVES, "readings", -12, 1792),
