@@ -2,15 +2,17 @@
 
 import random
 
+import numpy as np
 import pandas as pd
 
 from thesis_lib.data import from_repository
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
+from thesis_lib.data.subsets import Subset
 from thesis_lib.metrics import METRICS
 from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate, load_rows
-from thesis_lib.runs.record import recorded, without_code
+from thesis_lib.runs.record import chosen, recorded, without_code
 from thesis_lib.runs.verify import again, draws, parts_of
 
 
@@ -38,6 +40,7 @@ def rows_of(
     Recorded ones of `table` if they are of this dataset, network (with its own weights), step and of these
     methods with these settings; `images` is then 0 for all of them, or as many as there are. Else what is missing
     is measured: a run in `out` that goes on where it stopped. `run` names the folder of a finished one.
+    `images` with a minus: the last so many, which no table uses.
 
     The result's `attrs` hold "provenance" (recorded) or "run" (measured).
     """  # fmt: skip
@@ -48,6 +51,8 @@ def rows_of(
         if rows is not None:
             return rows
     data = open_dataset(dataset, data_root, subset)
+    if images < 0:
+        data, images = Subset(data, chosen(data.ids, images)), 0
     classifier = load_classifier(
         network, weights or None, device=None if engine == "dask" else device or None
     )
@@ -70,10 +75,9 @@ def _recorded(table, dataset, network, methods, step, images):
         if without_code(known["facts"]["method"]) != without_code(key.describe(method)):
             return None
     rows = rows[rows["method"].isin(list(methods))]
-    if images and images > rows["id"].nunique():
+    if abs(images) > rows["id"].nunique():
         return None
-    if images:
-        rows = rows[rows["id"].isin(rows["id"].unique()[:images])]
+    rows = rows[rows["id"].isin(chosen(rows["id"].unique(), images))]
     rows = rows.reset_index(drop=True)
     rows.attrs["provenance"] = provenance
     return rows
@@ -105,18 +109,18 @@ def source(rows: pd.DataFrame) -> str:
 def measured_again(rows: pd.DataFrame, count: int = 1, most: float = 300, seed: int = 0) -> pd.DataFrame:
     """Some cheap recorded rows measured again on this machine, now: recorded, measured, difference.
 
-    The column compared is the first of the table's metrics that has a direction. Rows that were measured just
+    Compared is over-all, the hits, or the sanity check's mean over its layers. Rows that were measured just
     now, or whose pictures or weights are not here, give an empty table.
     """
     columns = ["picture", "method", "column", "recorded", "measured", "difference"]
     known = rows.attrs.get("provenance", {})
     found: list[tuple] = []
     for part in parts_of(*(known.get(k, "") for k in ("dataset", "network", "table"))):
-        names = [c for m in part.metrics for c in METRICS[m].columns if c in ("overall", "hits", "flat")]
+        names = [c for m in part.metrics for c in METRICS[m].columns if c in ("overall", "hits", "convolutions_spearman")]
         for some in draws(part, rows, random.Random(seed), most):
             if len(found) >= count:
                 break
             old, new = again(part, some)
-            a, b = float(old[names[0]].iloc[0]), float(new[names[0]].iloc[0])
+            a, b = (float(np.mean(some[names[0]].iloc[0])) for some in (old, new))
             found.append((old["id"].iloc[0], old["method"].iloc[0], names[0], a, b, abs(a - b)))
     return pd.DataFrame(found, columns=columns)
