@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pandas as pd
 
 from thesis_lib.data import from_repository
@@ -38,8 +39,8 @@ def rows_of(
 
     Recorded ones of `table` if they are of this dataset, network (with its own weights), step and of these
     methods with these settings; `images` is then 0 for all of them, or as many as there are. Else what is missing
-    is measured: a run in `out` that goes on where it stopped. `run` names the folder of a finished one. With a
-    minus, `images` are the last ones, as in `record.Part`.
+    is measured: a run in `out` that goes on where it stopped. `run` names the folder of a finished one.
+    `images` with a minus: the last so many, which no table uses.
 
     The result's `attrs` hold "provenance" (recorded) or "run" (measured).
     """  # fmt: skip
@@ -51,7 +52,7 @@ def rows_of(
             return rows
     data = open_dataset(dataset, data_root, subset)
     if images < 0:
-        data = Subset(data, chosen(data.ids, images))
+        data, images = Subset(data, chosen(data.ids, images)), 0
     classifier = load_classifier(
         network, weights or None, device=None if engine == "dask" else device or None
     )
@@ -76,8 +77,7 @@ def _recorded(table, dataset, network, methods, step, images):
     rows = rows[rows["method"].isin(list(methods))]
     if abs(images) > rows["id"].nunique():
         return None
-    if images:
-        rows = rows[rows["id"].isin(chosen(rows["id"].unique(), images))]
+    rows = rows[rows["id"].isin(chosen(rows["id"].unique(), images))]
     rows = rows.reset_index(drop=True)
     rows.attrs["provenance"] = provenance
     return rows
@@ -109,20 +109,19 @@ def source(rows: pd.DataFrame) -> str:
 def measured_again(rows: pd.DataFrame, count: int = 1, most: float = 300, seed: int = 0) -> pd.DataFrame:
     """Some cheap recorded rows measured again on this machine, now: recorded, measured, difference.
 
-    The column compared is the first of the table's metrics that has a direction. Rows that were measured just
+    Compared is over-all, the hits, or the sanity check's mean over its layers. Rows that were measured just
     now, or whose pictures or weights are not here, give an empty table.
     """
     columns = ["picture", "method", "column", "recorded", "measured", "difference"]
     known = rows.attrs.get("provenance", {})
     found: list[tuple] = []
     for part in parts_of(*(known.get(k, "") for k in ("dataset", "network", "table"))):
-        names = [
-            c for m in part.metrics for c in METRICS[m].columns if c in ("overall", "hits", "other_spearman")
-        ]
+        compared = ("overall", "hits", "convolutions_spearman")
+        names = [c for m in part.metrics for c in METRICS[m].columns if c in compared]
         for some in draws(part, rows, random.Random(seed), most):
             if len(found) >= count:
                 break
             old, new = again(part, some)
-            a, b = float(old[names[0]].iloc[0]), float(new[names[0]].iloc[0])
+            a, b = (float(np.mean(table[names[0]].iloc[0])) for table in (old, new))
             found.append((old["id"].iloc[0], old["method"].iloc[0], names[0], a, b, abs(a - b)))
     return pd.DataFrame(found, columns=columns)
