@@ -25,9 +25,15 @@ NEEDS_AN_EXTRA = {"thesis_lib.runs.cluster"}
 def documented():
     """{name on the page: function or class}."""
     found, module = {}, ""
-    for kind, name in re.findall(r"^\.\. (currentmodule|autofunction|autoclass):: (\S+)$", API, re.M):
+    kinds = "currentmodule|autofunction|autoclass|entries"
+    for kind, name, short in re.findall(rf"^\.\. ({kinds}):: (\S+)$(\n   :short:)?", API, re.M):
         if kind == "currentmodule":
             module = name
+            continue
+        if kind == "entries":  # a registry; in short, a line each
+            parent, _, last = name.rpartition(".")
+            registry = getattr(importlib.import_module(parent), last)
+            found |= {} if short else {f"{name}[{key!r}]": value for key, value in registry.items()}
             continue
         full = name if name.startswith("thesis_lib.") else f"{module}.{name}"
         parent, _, last = full.rpartition(".")
