@@ -27,7 +27,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from thesis_lib import peers
 from thesis_lib.data import REPOSITORY
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
@@ -36,6 +35,7 @@ from thesis_lib.methods import METHODS, enhance, variants
 from thesis_lib.metrics import METRICS
 from thesis_lib.metrics.measure import measure
 from thesis_lib.metrics.sanity import sanity_layers
+from thesis_lib.peers import METHODS as PEERS
 from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate
 from thesis_lib.runs.job import say
@@ -202,7 +202,7 @@ def gallery() -> dict[str, Callable]:
 
     Without CAM, which asks for one linear layer behind global pooling.
     """
-    methods = _bare("convolutional") | {n: m for n, m in peers.METHODS.items() if n != "cam"}
+    methods = _bare("convolutional") | {n: m for n, m in PEERS.items() if n != "cam"}
     methods["smoothgrad noise=0.02"] = partial(methods["smoothgrad"], noise=0.02)
     return methods | {f"{n} reading=positive": partial(methods[n], reading="positive") for n in SIGNED}
 
@@ -210,7 +210,7 @@ def gallery() -> dict[str, Callable]:
 def vit_gallery() -> dict[str, Callable]:
     """The same on the Transformer: its own three, and some of each family that need no convolution."""
     methods = _bare("transformer") | {"grad_cam": METHODS["grad_cam"]}
-    return methods | {n: peers.METHODS[n] for n in ("gradient", "occlusion")}
+    return methods | {n: PEERS[n] for n in ("gradient", "occlusion")}
 
 
 def _sanity(base):
