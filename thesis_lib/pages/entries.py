@@ -5,6 +5,7 @@ Methods appear with their docstrings; with the option `:short:`, and all else, i
 
 import importlib
 import inspect
+from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -12,12 +13,17 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 
-def told(entry):
-    """What an entry says of itself, in a line of reStructuredText."""
+def told(entry: Any) -> str:
+    """What an entry says of itself, in a line of reStructuredText.
+
+    >>> from thesis_lib.pages.entries import told
+    >>> told(tl.METHODS["group_cam"])
+    'Group-CAM. Zhang et al., arXiv 2103.13859, 2021'
+    """
     if inspect.isroutine(entry):
         if hasattr(entry, "title"):
             return f"{entry.title}. {entry.source}"
-        return inspect.getdoc(entry).split("\n\n")[0].replace("\n", " ")
+        return (inspect.getdoc(entry) or "").split("\n\n")[0].replace("\n", " ")
     facts = [entry.title]
     if getattr(entry, "columns", None):
         direction = {1: ", more is better", -1: ", less is better", 0: ""}
@@ -29,10 +35,12 @@ def told(entry):
 
 
 class Entries(SphinxDirective):
+    """The directive: the name of a registry, and whether in short."""
+
     required_arguments = 1
     option_spec = {"short": directives.flag}
 
-    def run(self):
+    def run(self) -> list[Any]:
         module, _, name = self.arguments[0].rpartition(".")
         lines = []
         for key, entry in getattr(importlib.import_module(module), name).items():
@@ -45,6 +53,7 @@ class Entries(SphinxDirective):
         return node.children
 
 
-def setup(app):
+def setup(app: Any) -> dict[str, bool]:
+    """What Sphinx calls."""
     app.add_directive("entries", Entries)
     return {"parallel_read_safe": True}
