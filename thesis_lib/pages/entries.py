@@ -31,7 +31,7 @@ def told(entry: Any) -> str:
         facts += [f"``{name}``{direction[column.better]}" for name, column in entry.columns.items()]
     if getattr(entry, "size", None):
         facts += [f"{entry.size:,} pictures"]
-    return "; ".join([*facts, entry.source]).removesuffix("; ")
+    return "; ".join(filter(None, [*facts, getattr(entry, "source", "")]))
 
 
 class Entries(SphinxDirective):
