@@ -211,7 +211,7 @@ def multiscale(bench):
         scales = [(1, part) for s in scaled for part, _ in clf.passes(s)]
         area = sum(s[0, 0].numel() for s in scaled) / x[0, 0].numel()
         # Equation 3-8 is a jump: in float32 a pixel of each mask may fall on its other side.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             pair = msg_cam(clf, x, c), literally(name="msg_cam")
         error = oracle.relative_error(*(maps.cpu() for maps in pair), spared=64).max()
         same(error, torch.zeros(()), 1e-2, f"{name}, MSG-CAM")
@@ -487,7 +487,7 @@ def floor(bench):
         if bench.gpu:
 
             def chosen():
-                with torch.backends.cudnn.flags(benchmark=True, allow_tf32=True):
+                with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True):
                     bare(low, passes(low, x, n))
 
             contestants["bfloat16, algorithms chosen by trial"] = chosen
@@ -530,8 +530,8 @@ def peak(bench):
 
 @case
 def all_methods(bench):
-    """Seven methods and both curves for one picture: what table 3-2 costs."""
-    names = ["grad_cam", "grad_cam_plus_plus", "xgrad_cam", "score_cam", "group_cam", "cameras", "msg_cam"]
+    """The thesis's methods and both curves for one picture: what table 3-2 costs."""
+    names = tl.METHODS.convolutional
     for name, n in (("vgg19", 8),) if bench.gpu else (("vgg19_glyphs", 1),):
         clf, x = bench.network(name), bench.pictures(n)
         c = clf.predict(x)
@@ -540,11 +540,10 @@ def all_methods(bench):
         for method in names:
             with tl.counting() as counts:
                 maps = tl.METHODS[method](clf, x, c)
-            several = method in ("cameras", "msg_cam")
-            area += counts["forward images"] + several * n * (60.8 - 8)
+            area += counts["forward pixels"] / (224 * 224)
             contestants[method] = partial(tl.METHODS[method], clf, x, c)
         contestants["insertion_deletion"] = lambda: tl.insertion_deletion(clf, x, maps, c)
-        area = round(area + 7 * 224 * n)
+        area = round(area + len(names) * 224 * n)
         work = passes(clf, x, area)
         bare_first = {"bare passes": lambda: bare(clf, work)}
         yield {"network": name, "pictures": n, "passes": area}, bare_first | contestants

@@ -25,9 +25,15 @@ NEEDS_AN_EXTRA = {"thesis_lib.runs.cluster"}
 def documented():
     """{name on the page: function or class}."""
     found, module = {}, ""
-    for kind, name in re.findall(r"^\.\. (currentmodule|autofunction|autoclass):: (\S+)$", API, re.M):
+    kinds = "currentmodule|autofunction|autoclass|entries"
+    for kind, name, short in re.findall(rf"^\.\. ({kinds}):: (\S+)$(\n   :short:)?", API, re.M):
         if kind == "currentmodule":
             module = name
+            continue
+        if kind == "entries":  # a registry; in short, a line each
+            parent, _, last = name.rpartition(".")
+            registry = getattr(importlib.import_module(parent), last)
+            found |= {} if short else {f"{name}[{key!r}]": value for key, value in registry.items()}
             continue
         full = name if name.startswith("thesis_lib.") else f"{module}.{name}"
         parent, _, last = full.rpartition(".")
@@ -90,8 +96,8 @@ def test_examples(name, setup, capsys):
 
 
 def test_every_documented_function_has_an_example():
-    # What it holds is seen in the example of the function that returns it.
-    without = {"thesis_lib.metrics.InsertionDeletion"}
+    # What they hold is seen in the example of the function that returns them, or in every metric's file.
+    without = {f"thesis_lib.metrics.{name}" for name in ("InsertionDeletion", "Rounds", "Metric", "Column")}
     assert set(lacking(documented())) == without
 
 
@@ -108,7 +114,7 @@ def test_the_page_lists_everything_public():
     for name, value in in_modules().items():
         if any(name.startswith(f"{module.__name__}.") for module in modules):
             wanted[name] = value
-    wanted |= {name: getattr(tl.metrics, name) for name in tl.metrics.__all__}
+    wanted |= {name: v for name in tl.metrics.__all__ if callable(v := getattr(tl.metrics, name))}
     assert not [name for name, value in wanted.items() if id(inspect.unwrap(value)) not in there]
 
 

@@ -85,7 +85,7 @@ def test_a_wide_picture_is_mapped_back_to_its_own_pixels(tmp_path):
     assert bare["scores"]["over-all"] == pytest.approx(
         bare["scores"]["insertion"] - bare["scores"]["deletion"], abs=1e-6
     )
-    assert len(bare["network"]["sha256"]) == 64 and str(tmp_path) not in json.dumps(bare)
+    assert len(bare["network"]["weights"]) == 64 and str(tmp_path) not in json.dumps(bare)
 
 
 @pytest.mark.parametrize("kind", ["exif", "cmyk", "alpha", "grey", "16 bits", "tiny"])
@@ -171,7 +171,7 @@ def test_a_class_by_name_or_index(tmp_path, names):
         ({"network": "resnet18", "weights": "no.pt"}, FileNotFoundError, "no weights at no.pt"),
         ({"layer": "features.99"}, ValueError, "no layer 'features.99'; its last ones are"),
         ({"methods": []}, ValueError, "methods is empty: name some of grad_cam"),
-        ({"methods": ["gradcam"]}, KeyError, "no method is called 'gradcam'; there are grad_cam"),
+        ({"methods": ["gradcam"]}, KeyError, "no method is called 'gradcam'; did you mean 'grad_cam'"),
         ({"methods": ["attention_rollout"]}, ValueError, "none of the methods fits, name others:\n- attention_rollout: "),
         ({"target": "telefone"}, ValueError, "no class is called 'telefone'; there are telephone, .*give a name or an index"),
         ({"target": "phone"}, ValueError, "there are telephone, "),

@@ -61,7 +61,11 @@ def colour(method):
 
 
 def line(method):
-    """A method's line style, which repeats the distinction without colour."""
+    """A method's line style, which repeats the distinction without colour.
+
+    >>> plots.line("msg_cam"), plots.line("mine")
+    ('-', '-')
+    """
     return METHODS[method].line if method in METHODS else "-"
 
 

@@ -35,6 +35,7 @@ from thesis_lib.methods import METHODS, enhance, variants
 from thesis_lib.metrics import METRICS
 from thesis_lib.metrics.measure import measure
 from thesis_lib.metrics.sanity import sanity_layers
+from thesis_lib.peers import METHODS as PEERS
 from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate
 from thesis_lib.runs.job import say
@@ -192,6 +193,25 @@ def _vit_readings():
     }
 
 
+SIGNED = ("integrated_gradients", "deeplift", "lrp")  # whose attributions have a sign, so two readings
+
+
+def gallery() -> dict[str, Callable]:
+    """Chapter 1's methods on VGG: the seven, other libraries', and some with another setting.
+
+    Without CAM, which asks for one linear layer behind global pooling.
+    """
+    methods = _bare("convolutional") | {n: m for n, m in PEERS.items() if n != "cam"}
+    methods["smoothgrad noise=0.02"] = partial(methods["smoothgrad"], noise=0.02)
+    return methods | {f"{n} reading=positive": partial(methods[n], reading="positive") for n in SIGNED}
+
+
+def vit_gallery() -> dict[str, Callable]:
+    """The same on the Transformer: its own three, and some of each family that need no convolution."""
+    methods = _bare("transformer") | {"grad_cam": METHODS["grad_cam"]}
+    return methods | {n: PEERS[n] for n in ("gradient", "occlusion")}
+
+
 def _sanity(base):
     return {n: m for n, m in windows([base]).items() if n != base}
 
@@ -214,6 +234,8 @@ PLAN = [
     Part("windows", "glyphs_scenes", "vit_glyphs_scenes", lambda: windows(VIT_BASES), GAME, "windows", 16),
     Part("windows", "glyphs", CNN, lambda: _sanity("grad_cam"), ("sanity",), "sanity", 6, chunk=2),
     Part("windows", "glyphs", VIT, lambda: _sanity("transformer_attribution"), ("sanity",), "sanity", 8, chunk=2),
+    Part("gallery", "glyphs", CNN, gallery, BOTH, "gallery", 8, 3584),
+    Part("gallery", "glyphs", VIT, vit_gallery, BOTH, "gallery", 8, 3584),
     Part("ablation", "glyphs", CNN, _msg_cam_ablation, CURVES, "ablation", -12, 1792),
     Part("ablation", "glyphs", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -12, 1792),
     Part("ablation", "glyphs", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",
