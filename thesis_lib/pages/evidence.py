@@ -68,6 +68,7 @@ EVIDENCE: dict[str, Callable[..., Finding]] = {}
 def evidence(function: Callable[..., Finding]) -> Callable[..., Finding]:
     """Registers what the ledger may call. Where rows are missing, the claim is open."""
 
+    @functools.lru_cache  # rows do not change under a page
     @functools.wraps(function)
     def found(*args, **kwargs):
         try:
@@ -504,7 +505,13 @@ def sanity(table: str, method: str, kind: str, which: str = "last") -> Finding:
     each whose name begins so.
     """
     rows = layers(table, method, kind)
-    meant = rows.iloc[-1:] if which == "last" else rows if which == "each" else rows[rows.index.str.startswith(which)]
+    meant = (
+        rows.iloc[-1:]
+        if which == "last"
+        else rows
+        if which == "each"
+        else rows[rows.index.str.startswith(which)]
+    )
     if not len(meant):
         raise ValueError(f"no layer of {table} begins with {which!r}: {list(rows.index)}")
     fates = set(meant["fate"])

@@ -60,7 +60,8 @@ def bootstrap_interval(
     Args:
         x: (N,), finite.
         groups: (N,), asks for the mean over groups of the group means (the pointing game's mean over
-            classes). A group that a resample has nothing of is left out of its mean.
+            classes). A group that a resample has nothing of is left out of its mean, which makes the interval
+            somewhat narrow where groups have a picture or two: `is_clear` asks the test as well.
         clusters: (N,), the picture of each value: values of one picture are drawn together, and without
             `groups` count as their mean. None: each value is a picture.
 
