@@ -391,8 +391,8 @@ CORRELATIONS = {
 def _correlations(table, value, method):
     labels = _rivals(method, ())
     rows = _known(whole(table, labels), value)
-    wide = rows.pivot(index="id", columns="method", values=value)
-    p = rows.drop_duplicates("id").set_index("id")["probability"].loc[wide.index].to_numpy()
+    wide = rows.pivot_table(index="id", columns="method", values=value, aggfunc="mean")
+    p = rows.groupby("id")["probability"].mean().loc[wide.index].to_numpy()
     lead = (wide[method] - wide.drop(columns=method).mean(axis=1)).to_numpy()
     x = {"spread": wide.std(axis=1).to_numpy(), "lead": lead, "relative lead": lead / p}
     found = {}
