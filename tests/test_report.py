@@ -14,10 +14,15 @@ from thesis_lib.pages.report import (
     bootstrap_interval,
     confidence_bins,
     confidence_table,
+    detectable,
+    differences,
     holm,
+    least_n,
+    needed,
     paired_table,
     readable,
     show,
+    signed_rank,
 )
 
 
@@ -94,7 +99,106 @@ def test_bootstrap_by_enumeration():
 def test_bootstrap_takes_the_mean_over_groups():
     x, groups = np.array([1.0] * 9 + [0.0]), ["many"] * 9 + ["one"]
     assert bootstrap_interval(x)[0] == 0.9
-    assert bootstrap_interval(x, groups=groups) == (0.5, 0.5, 0.5)
+    # A resample without the tenth picture has the first group only: its mean is 1.
+    assert bootstrap_interval(x, groups=groups) == (0.5, 0.5, 1.0)
+
+
+def test_bootstrap_by_enumeration_of_pictures_with_classes():
+    """All 27 resamples of three pictures that have one, two and two classes; an absent class is left out."""
+    pictures, classes = np.array([0, 1, 1, 2, 2]), np.array(["a", "a", "b", "b", "c"])
+    x = np.array([0.0, 1.0, 5.0, 2.0, 9.0])
+
+    def mean(drawn):
+        rows = np.concatenate([np.flatnonzero(pictures == p) for p in drawn])
+        return pd.Series(x[rows]).groupby(classes[rows]).mean().mean()
+
+    means = [mean(drawn) for drawn in np.ndindex(3, 3, 3)]
+    found = bootstrap_interval(x, n=100_000, groups=classes, clusters=pictures)
+    expected = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
+    assert found == pytest.approx((mean([0, 1, 2]), *expected))
+
+
+def test_rounds_of_one_picture_are_not_more_pictures():
+    """What an interval promises, on pictures whose four rounds are alike: it holds the truth nearly always if
+    pictures are drawn, and far from it if rounds are."""
+    rng = np.random.default_rng(0)
+    pictures, held = np.repeat(np.arange(15), 4), np.zeros(2)
+    for trial in range(200):
+        x = rng.normal(0, 1, 15)[pictures] + rng.normal(0, 0.2, 60)
+        for k, clusters in enumerate((pictures, None)):
+            _, low, high = bootstrap_interval(x, trial, n=300, clusters=clusters)
+            held[k] += low <= 0 <= high
+    assert held[0] / 200 > 0.85 and held[1] / 200 < 0.75
+
+
+@pytest.mark.parametrize("groups", [None, "class"])
+def test_interval_and_test_speak_of_the_same_pictures(groups):
+    """Page 4.4 once printed +17.5 [11.8, 22.4] beside p = 1: rounds were drawn within their class, which of a
+    class with one round gives no spread at all, and the test was of rounds, too."""
+    gain = np.random.default_rng(4).normal(0.1, 0.3, 12)
+    made = pd.DataFrame([
+        {"id": f"{p:02d}", "class": p % 3 + 3 * twin, "method": method, "share": 0.5 + (method == "b") * gain[p]}
+        for method in "ab" for p in range(12) for twin in (0, 1)
+    ])  # fmt: skip
+    row = paired_table(made, "share", "a", groups).loc["b"]
+    assert row["n"] == 12 and row["rounds"] == 24
+    _, low, high = bootstrap_interval(gain, groups=groups and np.arange(12) % 3)
+    assert [row["difference_low"], row["difference_high"]] == pytest.approx([low, high], abs=1e-9)
+    assert row["p"] == pytest.approx(stats.wilcoxon(gain).pvalue)
+    assert differences(made, "share", "b", "a") == pytest.approx(gain)
+    once = paired_table(made[made["class"] < 3], "share", "a", groups)
+    assert "rounds" not in once
+    both = ["n", "mean", "low", "high", "difference", "difference_low", "difference_high", "p"]
+    assert once.loc["b", both].tolist() == pytest.approx(row[both].tolist(), abs=1e-9)
+    # The kind of page 4.4: a class for each round. Half of the pictures gain, half lose as much.
+    split = made.assign(share=0.5 + (made["method"] == "b") * np.where(made["id"] < "06", 0.2, -0.2))
+    split["class"] = split["class"] + 6 * split["id"].astype(int)
+    row = paired_table(split, "share", "a", groups).loc["b"]
+    assert row["p"] > 0.9 and row["difference_low"] < -0.05 < 0.05 < row["difference_high"]
+
+
+@pytest.mark.parametrize("family", [1, 2, 6, 22, 40])
+def test_the_least_n_is_the_first_at_which_holm_can_reject(family):
+    def best(n):
+        return holm([signed_rank(np.arange(1, n + 1))] + [1.0] * (family - 1))[0]
+
+    assert best(least_n(family)) < 0.05 <= best(least_n(family) - 1)
+
+
+def test_the_least_n_over_six_comparisons_is_eight():
+    assert least_n(6) == 8
+
+
+def test_signed_rank_is_scipys_and_never_surer_than_so_few_pictures_can_be():
+    x = np.random.default_rng(0).normal(0.3, 1, 20)
+    assert signed_rank(x) == stats.wilcoxon(x).pvalue
+    # With ties scipy may take the normal approximation, which is surer of five pictures than 2 / 2^5.
+    assert signed_rank([0, 0, 0, 1, 1, 1, 1, 1]) >= 2 / 2**5
+    assert signed_rank([0.0, 0.0]) == 1
+
+
+def test_detectable_is_seen_four_times_in_five():
+    rng = np.random.default_rng(0)
+    shift = detectable(rng.normal(0, 1, 100_000)) * np.sqrt(100_000 / 50)  # of 50 such pictures
+    seen = [stats.ttest_1samp(rng.normal(shift, 1, 50), 0).pvalue < 0.05 for _ in range(1000)]
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.05)
+    x = rng.normal(0, 1, 40)
+    assert detectable(x, family=6) > detectable(x) > detectable(np.tile(x, 4))
+    assert np.isnan(detectable([1.0]))
+
+
+def test_needed_is_the_n_at_which_the_mean_is_detectable():
+    x = np.random.default_rng(0).normal(0.2, 1, 50)
+    n = needed(x, 6)
+    at = x.std(ddof=1) / np.sqrt(np.array([n - 1, n]))
+    quantiles = stats.norm.ppf(1 - 0.025 / 6) + stats.norm.ppf(0.8)
+    assert (quantiles * at > abs(x.mean())).tolist() == [True, False]
+    # Near 0, the margin is the nearer way to a decision.
+    level = x - x.mean() + 0.001
+    assert needed(level, margin=0.1) < needed(level) and needed(level, margin=0.1) == np.ceil(
+        (stats.norm.ppf(0.975) * x.std(ddof=1) / 0.099) ** 2
+    )
+    assert needed([1.0, 1.0, 1.0]) == least_n() and np.isnan(needed([1.0]))
 
 
 @settings(max_examples=20, deadline=None)
@@ -167,7 +271,9 @@ def test_paired_table_refuses_unpaired_rows():
 
 def test_readable():
     table = readable(paired_table(rows(), "overall"), digits=1)
-    assert list(table.columns) == ["n", "mean [95 %]", "difference [95 %]", "p (Holm)"]
+    columns = ["n", "mean [95 %]", "difference [95 %]", "p (Holm)", "difference seen"]
+    assert list(table.columns) == columns
+    assert float(table.loc["a", "difference seen"]) > 0 == len(table.loc["msg_cam", "difference seen"])
     assert table.loc["msg_cam", "p (Holm)"] == table.loc["msg_cam", "difference [95 %]"] == ""
     mean, low, high = table.loc["a", "mean [95 %]"].replace("[", "").strip("]").replace(",", "").split()
     assert float(low) < float(mean) < float(high)
@@ -217,7 +323,7 @@ def test_colours_and_names_are_distinct_and_cover_the_methods():
 
 
 def test_colours_have_contrast_on_white():
-    for value in (method.colour for method in METHODS.values()):
+    for value in (method.colour for method in METHODS.values() if method.family != "yardstick"):
         rgb = np.array(plt.matplotlib.colors.to_rgb(value))
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 2

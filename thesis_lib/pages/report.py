@@ -1,4 +1,10 @@
-"""Numbers for the reader: stable printing, bootstrap intervals, paired comparisons, tables."""
+"""Numbers for the reader: stable printing, bootstrap intervals, paired comparisons, tables.
+
+The unit is the picture: several classes, rounds or seeds of one picture never count as more pictures.
+"""
+
+import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,40 +49,61 @@ def _text(value, digits):
     return str(value)
 
 
-def bootstrap_interval(x, seed=0, n=10_000, groups=None):
+def bootstrap_interval(
+    x: Any, seed: int = 0, n: int = 10_000, groups: Any = None, clusters: Any = None
+) -> tuple[float, float, float]:
     """Mean of `x` with its 95 % percentile bootstrap interval: (mean, low, high).
 
-    `x` is (N,), resampled with replacement `n` times by a generator of its own. `groups` (N,)
-    asks for the mean over groups of the group means (the pointing game's mean over classes); each
-    group is then resampled on its own, so that none is ever empty. Equal seeds resample equal
-    positions, so methods measured on the same images share their resamples.
+    Pictures are resampled with replacement, `n` times, by a generator of its own. Equal seeds resample
+    equal positions, so methods measured on the same pictures share their resamples.
 
-    Raises ValueError for an empty or non-finite `x`.
+    Args:
+        x: (N,), finite.
+        groups: (N,), asks for the mean over groups of the group means (the pointing game's mean over
+            classes). A group that a resample has nothing of is left out of its mean, which makes the interval
+            somewhat narrow where groups have a picture or two: `is_clear` asks the test as well.
+        clusters: (N,), the picture of each value: values of one picture are drawn together, and without
+            `groups` count as their mean. None: each value is a picture.
+
+    Raises:
+        ValueError: for an empty or non-finite `x`.
 
     >>> mean, low, high = report.bootstrap_interval([0.0, 1.0, 1.0, 1.0])
     >>> mean, low < mean < high
     (0.75, True)
+    >>> report.bootstrap_interval([0.0, 1.0, 1.0, 1.0], clusters=["a", "b", "b", "b"])[0]
+    0.5
     """
     x = np.asarray(x, dtype=float)
     if x.ndim != 1 or not x.size or not np.isfinite(x).all():
         raise ValueError("x must be a non-empty list of finite numbers; drop missing values first")
-    generator = np.random.default_rng(seed)
-    if groups is None:
-        parts = [x]
-    else:
-        groups = np.asarray(groups)
-        parts = [x[groups == group] for group in np.unique(groups)]
-    means = np.mean([_resampled_means(part, generator, n) for part in parts], axis=0)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(np.mean([part.mean() for part in parts])), float(low), float(high)
-
-
-def _resampled_means(x, generator, n):
-    rows = max(1, 2_000_000 // x.size)  # bounds the memory: 50,000 images would need 4 GB at once
-    blocks = [min(rows, n - start) for start in range(0, n, rows)]
-    return np.concatenate(
-        [x[generator.integers(x.size, size=(block, x.size))].mean(axis=1) for block in blocks]
+    picture = np.arange(x.size) if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    group = np.zeros(x.size, int) if groups is None else pd.factorize(np.asarray(groups))[0]
+    shape = picture.max() + 1, group.max() + 1
+    place = np.ravel_multi_index((picture, group), shape)
+    sums, counts = (
+        np.bincount(place, weights, np.prod(shape)).reshape(shape) for weights in (x, np.ones(x.size))
     )
+    if groups is None:
+        sums, counts = sums / counts, np.ones(shape)
+    generator = np.random.default_rng(seed)
+    rows = max(1, 2_000_000 // shape[0])  # bounds the memory: 50,000 pictures would need 4 GB at once
+    means = [_means(sums, counts, _drawn(shape[0], min(rows, n - k), generator)) for k in range(0, n, rows)]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(_means(sums, counts, np.ones((1, shape[0])))[0]), float(low), float(high)
+
+
+def _drawn(pictures, resamples, generator):
+    """(resamples, pictures): how often each picture is in each resample."""
+    chosen = generator.integers(pictures, size=(resamples, pictures))
+    chosen += pictures * np.arange(resamples)[:, None]
+    return np.bincount(chosen.ravel(), minlength=chosen.size).reshape(chosen.shape).astype(float)
+
+
+def _means(sums, counts, often):
+    """Mean over groups of the group means, in each resample, from (pictures, groups) sums and counts."""
+    with np.errstate(invalid="ignore"):
+        return np.nanmean((often @ sums) / (often @ counts), axis=1)
 
 
 def holm(p):
@@ -95,21 +122,96 @@ def holm(p):
     return corrected
 
 
-def paired_table(rows, value, reference="msg_cam", groups=None, seed=0):
-    """Compare methods on the same (image, class) pairs.
+def signed_rank(differences: Any) -> float:
+    """p of Wilcoxon's signed-rank test, two-sided, of one difference for each picture.
+
+    Pictures without a difference do not count. Where ties make scipy approximate, the result is kept above
+    what so few pictures can show: all of k signs alike have a probability of 2 / 2^k.
+
+    >>> report.signed_rank([1, 2, 3, 4, 5]), report.signed_rank([0, 0])
+    (0.0625, 1.0)
+    """
+    x = np.asarray(differences, dtype=float)
+    x = x[x != 0]
+    if not x.size:  # scipy leaves it undefined; there is nothing to reject
+        return 1.0
+    return float(max(stats.wilcoxon(x).pvalue, 2.0 ** (1 - x.size)))
+
+
+def least_n(family: int = 1) -> int:
+    """The least number of pictures that can give p < 0.05 after Holm's correction over a family.
+
+    All differences of one sign have p = 2 / 2^n, and the smallest p is multiplied by the family's size.
+
+    >>> report.least_n(6), report.least_n()
+    (8, 6)
+    """
+    return math.floor(math.log2(2 * family / 0.05)) + 1
+
+
+def _spread(differences, family):
+    """Standard deviation of the differences, and the quantiles that 5 % and a power of 80 % ask for."""
+    x = np.asarray(differences, dtype=float)
+    spread = x.std(ddof=1) if x.size > 1 else np.nan
+    return x, spread, stats.norm.ppf(1 - 0.025 / family) + stats.norm.ppf(0.8)
+
+
+def detectable(differences: Any, family: int = 1) -> float:
+    """The mean difference that so many pictures see: with a power of 80 % at 5 %, from the measured spread.
+
+    Args:
+        differences: (n,), one for each picture.
+        family: how many comparisons share the 5 % (Bonferroni, which Holm's first step equals).
+
+    NaN for a single picture.
+
+    >>> round(report.detectable([0.1, -0.1] * 50), 3)
+    0.028
+    """
+    x, spread, quantiles = _spread(differences, family)
+    return float(quantiles * spread / math.sqrt(x.size))
+
+
+def needed(differences: Any, family: int = 1, margin: float | None = None) -> float:
+    """How many pictures would decide about a difference, if its mean and spread stay as measured.
+
+    Either the mean is then seen as in `detectable`, or, where a margin is stated and the mean lies within it,
+    the 95 % interval is. Infinite for a mean of 0 without a margin, NaN for a single picture.
+
+    >>> report.needed([0.12, -0.08] * 50)
+    199.0
+    """
+    x, spread, quantiles = _spread(differences, family)
+    if np.isnan(spread):
+        return math.nan
+    gaps = [(abs(x.mean()), quantiles)]
+    if margin is not None and abs(x.mean()) < margin:
+        gaps.append((margin - abs(x.mean()), stats.norm.ppf(0.975)))
+    found = [math.ceil((q * spread / gap) ** 2) if gap > 0 else math.inf for gap, q in gaps]
+    return float(max(min(found), least_n(family)))
+
+
+def paired_table(
+    rows: pd.DataFrame, value: str, reference: str = "msg_cam", groups: str | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """Compare methods on the same pictures.
 
     `rows` holds one row per (id, class, method), as `thesis_lib.evaluate` returns them;
-    `value` names the column to compare. `groups="class"` takes the mean over classes instead of
-    the mean over pairs. Returns one row per method, in order of first appearance:
+    `value` names the column to compare. The unit is the picture: its classes are averaged, or, with
+    `groups="class"`, enter the mean over classes together. Returns one row per method, in order of first
+    appearance:
 
     n
-        pairs
+        pictures; a column `rounds` follows where there are more (picture, class) pairs than pictures
     mean, low, high
-        with the 95 % bootstrap interval
+        with the 95 % bootstrap interval, pictures resampled
     difference, difference_low, difference_high
-        method minus `reference`, pair by pair, with its interval (NaN for the reference)
+        method minus `reference`, likewise (NaN for the reference)
     p
-        Wilcoxon signed-rank test of the differences, Holm-corrected over the table
+        `signed_rank` of one difference for each picture, the mean of its rounds; Holm-corrected over the
+        table, which is the family
+    detectable
+        the difference that this n sees before the correction, see `detectable`
 
     Raises ValueError if the reference is missing or if methods were measured on different pairs.
 
@@ -122,8 +224,18 @@ def paired_table(rows, value, reference="msg_cam", groups=None, seed=0):
     return table
 
 
-def _compared(rows, value, reference, groups, seed):
-    """`paired_table` before the correction of p."""
+def differences(rows: pd.DataFrame, value: str, method: str, reference: str) -> np.ndarray:
+    """method minus reference, one for each picture: the mean of its rounds. Shape (pictures,).
+
+    >>> report.differences(rows, "overall", "grad_cam", "msg_cam").shape
+    (3,)
+    """
+    wide = _wide(rows[rows["method"].isin([method, reference])], value, reference)
+    return (wide[method] - wide[reference]).groupby("id").mean().to_numpy()
+
+
+def _wide(rows, value, reference):
+    """(id, class) x method; all of them, or a ValueError."""
     wide = rows.pivot(index=["id", "class"], columns="method", values=value)
     wide = wide[rows["method"].drop_duplicates()]
     if reference not in wide:
@@ -131,31 +243,46 @@ def _compared(rows, value, reference, groups, seed):
     if wide.isna().any(axis=None):
         missing = wide.isna().sum()
         raise ValueError(f"{value} is missing for some pairs: {missing[missing > 0].to_dict()}")
+    return wide.astype(float)
+
+
+def _compared(rows, value, reference, groups, seed):
+    """`paired_table` before the correction of p."""
+    wide = _wide(rows, value, reference)
     by = None if groups is None else wide.index.get_level_values(groups)
+    pictures = wide.index.get_level_values("id")
+
+    def interval(x):
+        return bootstrap_interval(x, seed, groups=by, clusters=pictures)
+
     table = pd.DataFrame(
-        [bootstrap_interval(wide[method], seed, groups=by) for method in wide],
-        index=wide.columns,
-        columns=["mean", "low", "high"],
+        [interval(wide[method]) for method in wide], index=wide.columns, columns=["mean", "low", "high"]
     )
-    table.insert(0, "n", len(wide))
-    others = [method for method in wide if method != reference]
-    differences = [(wide[method] - wide[reference]).to_numpy() for method in others]
-    columns = ["difference", "difference_low", "difference_high"]
+    table.insert(0, "n", pictures.nunique())
+    if len(wide) > pictures.nunique():
+        table.insert(1, "rounds", len(wide))
+    columns = ["difference", "difference_low", "difference_high", "p", "detectable"]
     table[columns] = np.nan
-    for method, difference in zip(others, differences, strict=True):
-        table.loc[method, columns] = bootstrap_interval(difference, seed, groups=by)
-    table["p"] = pd.Series([_wilcoxon(d) for d in differences], index=others, dtype=float)
+    for method in wide.columns.drop(reference):
+        x = wide[method] - wide[reference]
+        each = x.groupby("id").mean()
+        table.loc[method, columns] = *interval(x), signed_rank(each), detectable(each)
     return table
 
 
-def variants_table(rows, values, variants=("enhanced", "SESS"), groups=None, seed=0):
+def variants_table(
+    rows: pd.DataFrame,
+    values: list[str],
+    variants: tuple[str, ...] = ("enhanced", "SESS"),
+    groups: str | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Compare the variants of each base method with the base method itself.
 
     `rows` as for `paired_table`; methods are called "grad_cam", "grad_cam enhanced", "grad_cam
     SESS" and so on. Pairs without a value (no pixel mask) are left out. Returns the columns of
     `paired_table` by (value, method, variant), where "bare" is the method itself and the reference.
-    p is Holm-corrected once over all values, methods and variants: they are one family of
-    comparisons.
+    p is Holm-corrected once over all values, methods and variants: the table is the family.
 
     Raises ValueError if a variant is missing or was measured on other pairs than its base method.
 
@@ -220,20 +347,15 @@ def verdicts(tables, value, sign=1, name=str):
     return "\n".join(lines)
 
 
-def _wilcoxon(differences):
-    # scipy leaves the test undefined where nothing differs; there is then nothing to reject.
-    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
-
-
 def readable(table, scale=100, digits=2):
-    """The same table as text to display: `mean [low, high]`, differences and p, one per column.
+    """The same table as text to display: `mean [low, high]`, differences, p and the difference that n can see.
 
     Means are multiplied by `scale` (100: per cent, as the thesis prints them).
 
     >>> row = {"n": 3, "mean": 0.5, "low": 0.4, "high": 0.6, "p": 0.03}
-    >>> row |= {"difference": 0.1, "difference_low": 0.0, "difference_high": 0.2}
+    >>> row |= {"difference": 0.1, "difference_low": 0.0, "difference_high": 0.2, "detectable": 0.15}
     >>> report.readable(pd.DataFrame([row]), digits=0).iloc[0, 1:].tolist()
-    ['50 [40, 60]', '10 [0, 20]', '3.0e-02']
+    ['50 [40, 60]', '10 [0, 20]', '3.0e-02', '15']
     """
 
     def interval(row, name, low, high):
@@ -244,13 +366,16 @@ def readable(table, scale=100, digits=2):
 
     return pd.DataFrame(
         {
-            "n": table["n"],
+            **{name: table[name] for name in ("n", "rounds") if name in table},
             "mean [95 %]": [interval(row, "mean", "low", "high") for _, row in table.iterrows()],
             "difference [95 %]": [
                 interval(row, "difference", "difference_low", "difference_high")
                 for _, row in table.iterrows()
             ],
             "p (Holm)": ["" if np.isnan(p) else f"{p:.1e}" for p in table["p"]],
+            "difference seen": [
+                "" if np.isnan(seen) else f"{scale * seen:.{digits}f}" for seen in table["detectable"]
+            ],
         },
         index=table.index,
     )
@@ -268,7 +393,7 @@ def confidence_bins(probability):
 def confidence_table(rows, value, seed=0):
     """`value` per confidence bin and method, as figure 3-3: n, mean and 95 % interval.
 
-    `rows` needs the columns method, probability and `value`. Returns one row per (bin, method)
+    `rows` needs the columns id, method, probability and `value`; n counts pictures. Returns one row per (bin, method)
     with all eleven bins; an empty one has n = 0 and NaN.
 
     >>> report.confidence_table(rows, "overall").query("n > 0")["label"].unique().tolist()
@@ -278,7 +403,8 @@ def confidence_table(rows, value, seed=0):
     records = []
     for number, label in enumerate(CONFIDENCE_LABELS):
         for method in rows["method"].drop_duplicates():
-            x = rows[value][(bins == number) & (rows["method"] == method)]
-            mean, low, high = bootstrap_interval(x, seed) if len(x) else (np.nan,) * 3
-            records.append((number, label, method, len(x), mean, low, high))
+            part = rows[(bins == number) & (rows["method"] == method)]
+            x, pictures = part[value], part["id"]
+            found = bootstrap_interval(x, seed, clusters=pictures) if len(x) else (np.nan,) * 3
+            records.append((number, label, method, pictures.nunique(), *found))
     return pd.DataFrame(records, columns=["bin", "label", "method", "n", "mean", "low", "high"])
