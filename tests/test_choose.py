@@ -58,7 +58,8 @@ def test_validation_takes_the_last_pictures(tmp_path):
 def test_variants_share_their_base_and_its_settings():
     methods = variants(["grad_cam", "msg_cam"], 24, 8, None, [32], {"msg_cam": {"sizes": [224]}})
     assert list(methods) == [
-        "grad_cam", "grad_cam enhanced", "grad_cam SESS", "msg_cam", "msg_cam enhanced", "msg_cam SESS",
+        "grad_cam", "grad_cam enhanced", "grad_cam mean", "grad_cam SESS",
+        "msg_cam", "msg_cam enhanced", "msg_cam mean", "msg_cam SESS",
     ]  # fmt: skip
     assert methods["msg_cam"].func is tl.METHODS["msg_cam"]
     assert methods["msg_cam"].keywords == {"sizes": [224]} and not methods["grad_cam"].keywords

@@ -91,7 +91,7 @@ def test_table_3_2_in_windows(run, tmp_path):
     )  # fmt: skip
     assert len(manifests) == 2  # the network and the Transformer
     for manifest in manifests:
-        assert [name for name, _ in manifest["skipped"]] == [bad] and manifest["rows"] == 3 * 3
+        assert [name for name, _ in manifest["skipped"]] == [bad] and manifest["rows"] == 3 * 4
     assert "vgg19_glyphs</strong>, imagenet" in text or "**vgg19_glyphs**, imagenet" in text
 
 

@@ -481,10 +481,10 @@ def layers(table: str, method: str, kind: str) -> pd.DataFrame:
                 for d in (kept, gap)
             )
         found.append(row)
-    table = pd.DataFrame(found).set_index("layer")
-    table["p"] = report.holm(table["p"].to_numpy())
-    table["fate"] = [_fate(row, len(table)) for _, row in table.iterrows()]
-    return table
+    layers = pd.DataFrame(found).set_index("layer")
+    layers["p"] = report.holm(layers["p"].to_numpy())
+    layers["fate"] = [_fate(row, len(layers)) for _, row in layers.iterrows()]
+    return layers
 
 
 def _fate(row, family):

@@ -88,10 +88,11 @@ def calls(text: str, table: str = "") -> list[tuple[str, list, dict]]:
     found = []
     for statement in ast.parse(text).body:
         call = getattr(statement, "value", None)
-        if not isinstance(call, ast.Call) or getattr(call.func, "id", None) not in EVIDENCE:
+        name = getattr(getattr(call, "func", None), "id", None)
+        if not isinstance(call, ast.Call) or name not in EVIDENCE:
             raise ValueError(f"not a call of known evidence: {text}")
         keywords = {keyword.arg: value(keyword.value) for keyword in call.keywords}
-        found.append((call.func.id, [value(argument) for argument in call.args], keywords))
+        found.append((name, [value(argument) for argument in call.args], keywords))
     return found
 
 

@@ -22,7 +22,7 @@ def readable(table: pd.DataFrame, values: Sequence[str]) -> pd.DataFrame:
     >>> list(readable(table, ["overall"])["over-all"])[:2]
     ['mean, n = 6', 'difference']
     """
-    columns = {}
+    columns: dict = {}
     for value in values:
         column, part = METRICS.columns[value], table.loc[value]
         text = report.readable(part, scale=column.scale, digits=1)
