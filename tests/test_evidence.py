@@ -282,9 +282,10 @@ def verdicts():
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
+    phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(gains=GAINS, noise=st.sampled_from([0.002, 0.02]), seed=st.integers(0, 99), data=st.data())
