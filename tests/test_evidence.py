@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import thesis_lib as tl
@@ -281,16 +281,28 @@ def verdicts():
     return {claim: found().verdict for claim, found in CLAIMS.items()}
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(gains=GAINS, noise=st.sampled_from([0.002, 0.02]), seed=st.integers(0, 99), data=st.data())
 def test_dropping_rows_only_opens(use, gains, noise, seed, data):
-    """Whatever pictures and methods are left out of the rows, or were never recorded, no verdict turns."""
-    rows = made_up(gains, n=10, labels=ALL, seed=seed, noise=noise, rounds=2)
+    """Whatever pictures and methods are left out of the rows, or were never recorded, no verdict turns. The
+    pictures that are left are those that favour one method most, as somebody would choose them."""
+    rows = made_up(gains, n=20, labels=ALL, seed=seed, noise=noise, rounds=2)
     ids, plan = sorted(rows["id"].unique()), {label: set(rows["id"]) for label in ALL}
     use(rows)
     before = verdicts()
-    pictures = data.draw(st.sets(st.sampled_from(ids), min_size=1), label="pictures")
-    methods = data.draw(st.sets(st.sampled_from(ALL), min_size=1), label="methods")
+    wide = rows.pivot_table(index="id", columns="method", values="overall")
+    a, b = data.draw(
+        st.sampled_from([("msg_cam", "grad_cam"), ("grad_cam", "msg_cam"), ("cameras", "msg_cam")])
+    )
+    order = (wide[a] - wide[b]).sort_values().index
+    pictures = order[-data.draw(st.integers(8, len(ids)), label="pictures") :]
+    methods = set(ALL) - data.draw(st.sets(st.sampled_from(ALL), max_size=2), label="methods left out")
     rest = rows[rows["id"].isin(pictures) & rows["method"].isin(methods)]
     for facts in ({"pictures": len(ids)}, {"plan": plan}):  # either tells what is missing
         use(rest, **facts)
