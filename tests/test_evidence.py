@@ -297,12 +297,10 @@ def test_dropping_rows_only_opens(use, gains, noise, seed, data):
     use(rows)
     before = verdicts()
     wide = rows.pivot_table(index="id", columns="method", values="overall")
-    a, b = data.draw(
-        st.sampled_from([("msg_cam", "grad_cam"), ("grad_cam", "msg_cam"), ("cameras", "msg_cam")])
-    )
+    a, b = data.draw(st.sampled_from([("msg_cam", "score_cam"), ("score_cam", "msg_cam")]))
     order = (wide[a] - wide[b]).sort_values().index
-    pictures = order[-data.draw(st.integers(8, len(ids)), label="pictures") :]
-    methods = set(ALL) - data.draw(st.sets(st.sampled_from(ALL), max_size=2), label="methods left out")
+    pictures = order[-data.draw(st.sampled_from([8, 9, 12]), label="pictures") :]
+    methods = set(ALL) - data.draw(st.sets(st.sampled_from(ALL), max_size=1), label="methods left out")
     rest = rows[rows["id"].isin(pictures) & rows["method"].isin(methods)]
     for facts in ({"pictures": len(ids)}, {"plan": plan}):  # either tells what is missing
         use(rest, **facts)
