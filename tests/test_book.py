@@ -318,51 +318,6 @@ def test_every_reference_of_the_thesis_is_listed(site):
     assert len(re.findall(r"^@", entries, re.M)) == 29
 
 
-# What the home page says that we found, and what a notebook's stored output says from the rows (a pattern).
-FINDINGS = [
-    (
-        "A clear lead over them",
-        "03_3_insertion_deletion",
-        "Clearly better than MSG-CAM: none; clearly worse: none",
-    ),
-    (
-        "keeps up with its six peers",
-        "03_4_pointing_game",
-        r"Not to be told apart from MSG-CAM here \(.*\): (.*, ){5}",
-    ),
-    ("recognises few of the enlarged copies", "03_3_insertion_deletion", "That is most of them"),
-    (
-        "It passes the",
-        "03_5_sanity_check",
-        r"With all convolutions random, the correlation is gone for [^;]*\bMSG-CAM;",
-    ),
-    (
-        "neither is clear",
-        "04_3_insertion_deletion",
-        "vgg19_glyphs, enhanced: clearly better for none; clearly worse for none",
-    ),
-    (
-        "neither is clear",
-        "04_3_insertion_deletion",
-        "vit_glyphs, enhanced: clearly better for none; clearly worse for none",
-    ),
-]
-
-
-def says(notebook, pattern):
-    """Whether the text that a notebook's cells have written holds a pattern."""
-    cells = book.code_cells(nbformat.read(ROOT / f"notebooks/{notebook}.ipynb", as_version=4))
-    texts = [o.data.get("text/markdown", "") for cell in cells for o in cell.outputs if "data" in o]
-    return bool(re.search(pattern, "\n".join(texts)))
-
-
-@pytest.mark.parametrize("claim, notebook, pattern", FINDINGS)
-def test_the_home_page_says_what_the_runs_say(claim, notebook, pattern):
-    assert claim in " ".join((ROOT / "book/intro.md").read_text("utf-8").split())
-    assert says(notebook, pattern)
-    assert not says(notebook, "Clearly better than MSG-CAM: Grad-CAM")
-
-
 def test_decisions_name_what_is_recorded():
     """Each effect in data/decisions.csv is a call over labels that the plan records, or says that there is none."""
     with open(ROOT / "data/decisions.csv", encoding="utf-8", newline="") as file:

@@ -20,7 +20,7 @@ def readable(table: pd.DataFrame, values: Sequence[str]) -> pd.DataFrame:
     >>> from thesis_lib.pages.variants import readable
     >>> table = report.variants_table(in_windows, ["overall"])
     >>> list(readable(table, ["overall"])["over-all"])[:2]
-    ['mean, n = 6', 'difference']
+    ['mean, n = 8', 'difference']
     """
     columns: dict = {}
     for value in values:
