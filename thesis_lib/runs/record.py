@@ -14,6 +14,7 @@ import datetime
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -430,6 +431,11 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m thesis_lib.runs.record", description="Record rows.")
     names = list(dict.fromkeys(part.name for part in PLAN))
     parser.add_argument("parts", nargs="*", help=f"among {', '.join(names)}; without any, all")
+    parser.add_argument(
+        "--pack",
+        metavar="FILE",
+        help="at the end all of data/results in FILE.tar, to bring home from elsewhere",
+    )
     given = parser.parse_args(arguments)
     if unknown := set(given.parts) - set(names):
         parser.error(f"no part is called {', '.join(unknown)}: there are {', '.join(names)}")
@@ -438,6 +444,8 @@ def main(arguments=None):
     for part in PLAN:
         if not given.parts or part.name in given.parts:
             record(part)
+    if given.pack:
+        say(f"packed: {shutil.make_archive(given.pack, 'tar', RESULTS)}")
 
 
 if __name__ == "__main__":
