@@ -99,7 +99,7 @@ def test_disagreements_know_curves_gaps_and_missing_rows():
     other = old.assign(**{"class": 2})
     assert np.isinf(record.disagreements(old, other, ["insertion_deletion"])["difference"]).all()
     assert verify.cause(old, other) == "the network names another class"
-    assert verify.cause(old, old.assign(passes=3)).startswith("a gate")
+    assert verify.cause(old, old.assign(tied=4)).startswith("a tie")
 
 
 def test_memory_stays_flat():
