@@ -151,14 +151,18 @@ WINDOW_FACTORS: dict[str, dict[Any, dict]] = {
 }
 
 
-def varied(method: Callable, factors: dict[str, dict[Any, dict]]) -> dict[str, Callable]:
-    """{"default": method, "factor = value": the same with one setting changed}."""
-    changed = {
+def _changed(factors):
+    """{"factor = value": settings} of all values but the first, which is the default."""
+    return {
         f"{factor} = {value}": settings
         for factor, values in factors.items()
         for value, settings in list(values.items())[1:]
     }
-    return {"default": method} | {label: partial(method, **s) for label, s in changed.items()}
+
+
+def varied(method: Callable, factors: dict[str, dict[Any, dict]]) -> dict[str, Callable]:
+    """{"default": method, "factor = value": the same with one setting changed}."""
+    return {"default": method} | {label: partial(method, **s) for label, s in _changed(factors).items()}
 
 
 def _msg_cam_ablation():
@@ -170,13 +174,8 @@ def window_ablation(base: str) -> dict[str, Callable]:
 
     The enhancer is made by its settings, so that it is varied here and not by `varied`.
     """
-    changed = {
-        f"{factor} = {value}": settings
-        for factor, values in WINDOW_FACTORS.items()
-        for value, settings in list(values.items())[1:]
-    }
     methods = {"bare": METHODS[base], "default": enhance(base, **WINDOW)}
-    return methods | {label: enhance(base, **WINDOW | s) for label, s in changed.items()}
+    return methods | {label: enhance(base, **WINDOW | s) for label, s in _changed(WINDOW_FACTORS).items()}
 
 
 def _readings():
