@@ -3,6 +3,7 @@
 `.pre-commit-config.yaml` has git ask the same before each commit.
 """
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,31 @@ def run(*command):
 def test_style(name):
     done = run(*COMMANDS[name])
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def not_annotated(source):
+    """Public functions and methods of a module that leave an argument or what they return unsaid."""
+    found = []
+    for node in ast.parse(source).body:
+        for f in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(f, ast.FunctionDef) and not f.name.startswith("_"):
+                taken = [
+                    a
+                    for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)
+                    if a.arg not in ("self", "cls")
+                ]
+                if f.returns is None or any(a.annotation is None for a in taken):
+                    found.append(f.name)
+    return found
+
+
+def test_public_functions_say_what_they_take_and_return():
+    files = {path: path.read_text("utf-8") for path in (ROOT / "thesis_lib").rglob("*.py")}
+    assert not {str(path): names for path, source in files.items() if (names := not_annotated(source))}
+    assert not_annotated("def half(n): pass\nclass A:\n    def b(self): pass\ndef _own(n): pass") == [
+        "half",
+        "b",
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

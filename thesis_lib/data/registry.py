@@ -121,8 +121,7 @@ def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> A
     """A dataset by name, for parameter files.
 
     Args:
-        name: a key of DATASETS: "glyphs", "glyphs_scenes", "glyphs_scenes_coco" (embedded),
-            "imagenet", "voc2007", "voc2007_trainval", "coco2014", "coco2014_train", or "folder".
+        name: a key of DATASETS, such as "glyphs" or "imagenet"; `list(DATASETS)` has them all.
         root: the folder that data/README.md describes, relative to the repository's root, or
             absolute; empty for the dataset's own, data/downloads/ILSVRC2012 for instance.
         subset: an index list (see `thesis_lib.data.subsets`), relative likewise: the dataset has

@@ -1,13 +1,18 @@
 """Maps that look at no network: what a method has to beat."""
 
+from typing import Any
+
 import torch
 
+from thesis_lib.classifier import Classifier
 from thesis_lib.methods.base import METHODS, explainer
 
 
 @METHODS.entry("random", family="yardstick", colour="#BBBBBB", line=":", source="chance", thesis=False)
 @explainer()
-def random(clf, images, classes=None, *, batch=None):
+def random(
+    clf: Classifier, images: torch.Tensor, classes: Any = None, *, batch: int | None = None
+) -> torch.Tensor:
     """Every pixel a random number, the same ones for every picture, on every device.
 
     images, classes, batch, result: as `grad_cam`.
@@ -21,7 +26,9 @@ def random(clf, images, classes=None, *, batch=None):
 
 @METHODS.entry("centre", family="yardstick", colour="#888888", line="--", source="habit", thesis=False)
 @explainer()
-def centre(clf, images, classes=None, *, batch=None):
+def centre(
+    clf: Classifier, images: torch.Tensor, classes: Any = None, *, batch: int | None = None
+) -> torch.Tensor:
     """A Gaussian in the middle of the picture, a quarter of the sides wide: where photographers aim.
 
     images, classes, batch, result: as `grad_cam`.

@@ -5,19 +5,3 @@ from thesis_lib.metrics.fineness import boundary_distance, effective_resolution
 from thesis_lib.metrics.insertion_deletion import InsertionDeletion, insertion_deletion
 from thesis_lib.metrics.pointing_game import energy_inside, mean_over_classes, pointing_game
 from thesis_lib.metrics.sanity import randomize, similarity
-
-__all__ = [
-    "METRICS",
-    "Column",
-    "InsertionDeletion",
-    "Metric",
-    "Rounds",
-    "boundary_distance",
-    "effective_resolution",
-    "energy_inside",
-    "insertion_deletion",
-    "mean_over_classes",
-    "pointing_game",
-    "randomize",
-    "similarity",
-]

@@ -8,10 +8,12 @@ import base64
 import html
 import io
 import json
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
+from matplotlib.figure import Figure
 from PIL import Image
 
 from thesis_lib.pages.plots import SALIENCY, picture
@@ -32,12 +34,12 @@ def _address(save, kind, **settings):
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def photograph(pixels):
+def photograph(pixels: Any) -> str:
     """Pixels (3, H, W) in [0, 1], array or tensor, as a JPEG's `data:` address."""
     return _address(Image.fromarray(_bytes(picture(pixels))).save, "jpeg", quality=88, subsampling=0)
 
 
-def grey(maps):
+def grey(maps: Any) -> str:
     """Maps (..., H, W), in [0, 1] or uint8, one below the other in a grey PNG's `data:` address.
 
     Nothing but the rounding to 256 levels is lost: the script reads the values back.
@@ -47,7 +49,7 @@ def grey(maps):
     return _address(image.save, "png", optimize=True)
 
 
-def figure(kind, data, still, alt):
+def figure(kind: str, data: dict, still: Figure, alt: str) -> HTML:
     """An interactive figure as the result of a notebook's cell.
 
     kind: which part of explore.js draws it. data: what that part needs, for JSON; the colours of

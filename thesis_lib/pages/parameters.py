@@ -7,11 +7,20 @@ a night would then end with the default's numbers, or late in an error.
 import ast
 import difflib
 import re
+from collections.abc import Iterator
+from typing import Any
 
-TYPES = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list, "dict": dict}
+TYPES: dict[str, Any] = {
+    "int": int,
+    "float": (int, float),
+    "str": str,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+}
 
 
-def declared(source):
+def declared(source: str) -> dict[str, tuple[str, Any]]:
     """What a parameters cell declares, `name: type = default` each: {name: (type's name, default)}.
 
     Raises ValueError where a default is not a plain value.
@@ -23,11 +32,11 @@ def declared(source):
     return {
         node.target.id: (ast.unparse(node.annotation).split("[")[0], ast.literal_eval(node.value))
         for node in ast.parse(source).body
-        if isinstance(node, ast.AnnAssign)
+        if isinstance(node, ast.AnnAssign) and node.value
     }
 
 
-def faults(given, kinds):
+def faults(given: dict[str, Any], kinds: dict[str, str]) -> Iterator[str]:
     """What is wrong with values {name: value} for parameters {name: name of its type}, as sentences.
 
     A whole number will do for a float; True and False are no numbers.
@@ -47,7 +56,7 @@ def faults(given, kinds):
             yield f"{name} must be of type {kinds[name]}, not {value!r}"
 
 
-def check_parameters():
+def check_parameters() -> None:
     """In a notebook, behind its cell of parameters: refuse what papermill put in and is not declared.
 
     Declared is what the notebook has annotated so far (`images: int = 64`). A parameter `notebook`

@@ -1,7 +1,13 @@
 """One look for every figure: method colours and names, one colour map for saliency, few plots."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from thesis_lib.methods import METHODS
 from thesis_lib.pages.report import is_clear
@@ -10,7 +16,7 @@ from thesis_lib.pages.report import is_clear
 VARIANT_COLOURS = {"bare": "#555555", "enhanced": "#D55E00", "mean": "#009E73", "SESS": "#0072B2"}
 SALIENCY = "inferno"  # even in lightness, hence readable in grey and by the colour-blind
 WIDTH = 8  # inches of a full-width figure; 800 pixels at 100 dpi
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
     "figure.facecolor": "white",  # opaque: the same figure on a light and on a dark page
@@ -31,15 +37,15 @@ STYLE = {
 }
 
 
-def use_style():
+def use_style() -> None:
     """Set the style for every figure that follows.
 
     >>> plots.use_style()
     """
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
 
 
-def name(method):
+def name(method: str) -> str:
     """How a method is called in text; one that is not registered stands for itself. What is behind the
     first space is a variant's own: "grad_cam enhanced".
 
@@ -51,7 +57,7 @@ def name(method):
     return f"{title} {variant}".strip()
 
 
-def colour(method):
+def colour(method: str) -> str:
     """A method's colour through the whole book; grey for one that is not registered.
 
     >>> plots.colour("msg_cam"), plots.colour("mine")
@@ -60,7 +66,7 @@ def colour(method):
     return METHODS[method].colour if method in METHODS else "#888888"
 
 
-def line(method):
+def line(method: str) -> str:
     """A method's line style, which repeats the distinction without colour.
 
     >>> plots.line("msg_cam"), plots.line("mine")
@@ -77,7 +83,7 @@ def _array(x):
     return np.asarray(x.cpu() if hasattr(x, "cpu") else x)
 
 
-def picture(pixels):
+def picture(pixels: Any) -> np.ndarray:
     """Pixels (3, H, W) in [0, 1], array or tensor, as (H, W, 3) for imshow.
 
     >>> plots.picture(sample.pixels).shape
@@ -86,7 +92,7 @@ def picture(pixels):
     return _array(pixels).clip(0, 1).transpose(1, 2, 0)
 
 
-def overlay(pixels, saliency, weight=0.5):
+def overlay(pixels: Any, saliency: Any, weight: float = 0.5) -> np.ndarray:
     """A map (H, W) in [0, 1] in colour over its picture (3, H, W), as (H, W, 3).
 
     >>> plots.overlay(sample.pixels, tl.METHODS["grad_cam"](clf, images)[0]).shape
@@ -96,7 +102,7 @@ def overlay(pixels, saliency, weight=0.5):
     return (1 - weight) * picture(pixels) + weight * colours
 
 
-def show_maps(pixels, maps, titles=None):
+def show_maps(pixels: Any, maps: dict[str, Any], titles: Sequence[str] | None = None) -> Figure:
     """A grid: one row per picture, the picture itself and then its map by every method.
 
     `pixels` is (N, 3, H, W) in [0, 1]; `maps` maps a method (or any title) to (N, H, W);
@@ -111,7 +117,7 @@ def show_maps(pixels, maps, titles=None):
     rows, columns = len(pixels), 1 + len(maps)
     side = WIDTH / columns
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * side + 0.3), squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     for row in range(rows):
         images = [picture(pixels[row])] + [overlay(pixels[row], m[row]) for m in maps.values()]
         for axis, image in zip(axes[row], images, strict=True):
@@ -125,7 +131,9 @@ def show_maps(pixels, maps, titles=None):
     return figure
 
 
-def curves(axis, fractions, by_method, title="", areas=True):
+def curves(
+    axis: Axes, fractions: Any, by_method: dict[str, Any], title: str = "", areas: bool = True
+) -> None:
     """Insertion or deletion curves of one picture (or means) in one panel.
 
     `by_method` maps a method to its curve (T,); `areas` adds the area under each to the legend.
@@ -145,7 +153,7 @@ def curves(axis, fractions, by_method, title="", areas=True):
     axis.legend()
 
 
-def intervals(axis, table, label="", reference=None):
+def intervals(axis: Axes, table: pd.DataFrame, label: str = "", reference: str | None = None) -> None:
     """Mean and 95 % interval of each method, from `thesis_lib.pages.report.paired_table`.
 
     `reference` names the method whose mean is drawn as a line to compare with.
@@ -168,7 +176,7 @@ def intervals(axis, table, label="", reference=None):
         axis.invert_yaxis()
 
 
-def forest(axis, table, scale=100, label=""):
+def forest(axis: Axes, table: pd.DataFrame, scale: float = 100, label: str = "") -> None:
     """Differences of each base method's variants to the bare method, with 95 % intervals.
 
     `table` is indexed by (method, variant): one value of `thesis_lib.pages.report.variants_table`.
@@ -200,7 +208,7 @@ def forest(axis, table, scale=100, label=""):
     axis.set(xlabel=label, ylim=(len(methods) - 0.5, -0.5))
 
 
-def confidence(axis, table, label=""):
+def confidence(axis: Axes, table: pd.DataFrame, label: str = "") -> None:
     """Mean by confidence bin and method, from `thesis_lib.pages.report.confidence_table`.
 
     The ticks carry the number of images in each bin.

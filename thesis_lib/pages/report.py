@@ -4,6 +4,7 @@ The unit is the picture: several classes, rounds or seeds of one picture never c
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ CONFIDENCE_LABELS = [f"{k / 10:.1f}-{(k + 1) / 10:.1f}" for k in range(9)] + [
 ]
 
 
-def show(data, digits=3):
+def show(data: dict | pd.DataFrame, digits: int = 3) -> None:
     """Print a dict (one `key: value` line each) or a DataFrame, sorted and rounded.
 
     Made for cells whose output nbval compares: floats get a fixed number of digits, a negative zero
@@ -106,7 +107,7 @@ def _means(sums, counts, often):
         return np.nanmean((often @ sums) / (often @ counts), axis=1)
 
 
-def holm(p):
+def holm(p: Any) -> np.ndarray:
     """Holm's step-down correction of p-values (M,), keeping the family-wise error rate.
 
     NaN, where nothing was tested, stays NaN and does not count.
@@ -307,7 +308,7 @@ def variants_table(
     return table
 
 
-def is_clear(table):
+def is_clear(table: pd.DataFrame) -> pd.Series:
     """Which differences have an interval without 0 and p < 0.05: both ways of looking agree.
 
     >>> table = {"p": [0.01, 0.01], "difference_low": [0.1, -0.1], "difference_high": [0.3, 0.3]}
@@ -317,7 +318,9 @@ def is_clear(table):
     return (table["p"] < 0.05) & (table["difference_low"] * table["difference_high"] > 0)
 
 
-def verdicts(tables, value, sign=1, name=str):
+def verdicts(
+    tables: dict[str, pd.DataFrame], value: str, sign: int = 1, name: Callable[[str], str] = str
+) -> str:
     """In words, which methods each variant clearly helps and harms: one Markdown item for each.
 
     tables: {network: `variants_table`}; sign: 1 where more of the value is better, -1 where less
@@ -347,7 +350,7 @@ def verdicts(tables, value, sign=1, name=str):
     return "\n".join(lines)
 
 
-def readable(table, scale=100, digits=2):
+def readable(table: pd.DataFrame, scale: float = 100, digits: int = 2) -> pd.DataFrame:
     """The same table as text to display: `mean [low, high]`, differences, p and the difference that n can see.
 
     Means are multiplied by `scale` (100: per cent, as the thesis prints them).
@@ -381,7 +384,7 @@ def readable(table, scale=100, digits=2):
     )
 
 
-def confidence_bins(probability):
+def confidence_bins(probability: Any) -> np.ndarray:
     """Bin 0..10 of each probability: [0, 0.1), ..., [0.8, 0.9), [0.9, 0.9999), [0.9999, 1].
 
     >>> report.confidence_bins([0.05, 0.95, 1.0]).tolist()
@@ -390,7 +393,7 @@ def confidence_bins(probability):
     return np.digitize(probability, CONFIDENCE_EDGES)
 
 
-def confidence_table(rows, value, seed=0):
+def confidence_table(rows: pd.DataFrame, value: str, seed: int = 0) -> pd.DataFrame:
     """`value` per confidence bin and method, as figure 3-3: n, mean and 95 % interval.
 
     `rows` needs the columns id, method, probability and `value`; n counts pictures. Returns one row per (bin, method)

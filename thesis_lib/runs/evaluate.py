@@ -84,14 +84,10 @@ def evaluate(
             variable TQDM_DISABLE is set.
 
     Returns:
-        DataFrame with id, class, method, probability (of the class on the intact picture), correct
-        (the picture is labelled with it); for "insertion_deletion" insertion, deletion (curves),
-        insertion_auc, deletion_auc, overall, tied; for "pointing_game" first_choice (the network
-        predicts the class), boxes, near_boxes (shares of the picture within the class's boxes, and
-        within 15 pixels of them), hits, misses (of the 100 strongest points), argmax_hit (of the
-        strongest, tolerance 15 pixels), energy (share inside the boxes), pixel_energy (inside the
-        pixel mask; NaN where there is none); for "fineness"
-        pixel_energy, boundary_distance (NaN likewise) and effective_resolution.
+        DataFrame with id, class, method, probability (of the class on the intact picture), correct (the
+        picture is labelled with it), passes (forward passes of the method), area (the same in passes of
+        224 x 224 pixels), spent (with what the metrics took), and the columns of each metric, which
+        `tl.METRICS["insertion_deletion"].columns` lists and names.
         `rows.attrs["run"]` is the run's folder.
 
     Raises:

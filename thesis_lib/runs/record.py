@@ -427,7 +427,7 @@ def difference(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.nan_to_num(np.abs(x - y)).mean())
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m thesis_lib.runs.record", description="Record rows.")
     names = list(dict.fromkeys(part.name for part in PLAN))
     parser.add_argument("parts", nargs="*", help=f"among {', '.join(names)}; without any, all")

@@ -110,7 +110,7 @@ def check(
     return found
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m thesis_lib.runs.verify", description=__doc__.splitlines()[0]
     )
