@@ -81,12 +81,12 @@ def read_picture(source: str | Path, annotated: tuple[int, int] | None = None) -
 def _grey(values):
     """Greys (H, W) of 16 or 32 bits as uint8. Files do not say which value is white: int32 arrays are
     saved with values of 8, 12 and 16 bits, float32 ones with 0 to 1 and 0 to 255."""
-    low, high = values.min(), values.max()  # NaN where there is one
+    low, high = values.min(), values.max()  # NaN, which is below no white, where there is one
     floats = values.dtype.kind == "f"
     white = next((w for w in ((1, 255) if floats else (255, 65535)) if high <= w), None)
     # No value above a sixteenth of white: that is another white, not a dark picture. (14 bits in a file
     # of 16 cannot be told from a dark one. Nothing but 0 is black whatever white is.)
-    if white is None or not low >= 0 or 0 < high < white / 16:
+    if white is None or low < 0 or 0 < high < white / 16:
         raise ValueError(
             f"its values go from {low:g} to {high:g}, which does not say what white is: "
             "save it with 8 bits, 0 for black and 255 for white"
