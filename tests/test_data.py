@@ -503,7 +503,7 @@ def test_damaged_files_of_weights_are_a_clear_error(tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=name):
             models.read_weights(tmp_path / name)
-    torch.save({"state_dict": {"a": torch.rand(2)}, "epoch": 3}, tmp_path / "checkpoint.pt")
+    torch.save({"state_dict": {"a": [torch.rand(2)]}, "epoch": 3}, tmp_path / "checkpoint.pt")
     torch.save(torch.rand(3), tmp_path / "tensor.pt")
     for name in ("checkpoint.pt", "tensor.pt"):
         with pytest.raises(ValueError, match=f"{name} is no state dict"):
