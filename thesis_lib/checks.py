@@ -160,24 +160,28 @@ def check_settings(method: Callable, settings: dict[str, Any]) -> dict[str, Any]
     return found
 
 
+class NoSuchOutput(IndexError):
+    """A class that a network has no output for."""
+
+
 def has_outputs(classes: Sequence[int]) -> Callable:
     """A forward hook of a network that asks, in each pass, whether it has an output for each of these classes.
 
     To index the outputs does not ask: -1 is the last one then, and a GPU stops for good beyond the last.
 
     Raises:
-        IndexError: it has not.
+        NoSuchOutput: it has not.
 
     >>> from thesis_lib.checks import has_outputs
     >>> has_outputs([3, 7])(None, (), torch.zeros(1, 7))
     Traceback (most recent call last):
-    IndexError: class [3, 7] is out of range: 7 classes, 0 to 6
+    thesis_lib.checks.NoSuchOutput: class [3, 7] is out of range: 7 classes, 0 to 6
     """
 
     def hook(network, args, logits):
         n = logits.shape[1]
         if not all(0 <= c < n for c in classes):
-            raise IndexError(f"class {list(classes)} is out of range: {n} classes, 0 to {n - 1}")
+            raise NoSuchOutput(f"class {list(classes)} is out of range: {n} classes, 0 to {n - 1}")
 
     return hook
 

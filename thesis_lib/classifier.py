@@ -9,6 +9,7 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from thesis_lib.checks import NoSuchOutput
 from thesis_lib.counts import count
 from thesis_lib.layers import find_layer, layout, read_maps, undisturbed, write_maps
 
@@ -309,6 +310,8 @@ class Classifier:
                 logits = self._checked(self.network(images))
                 self._seen["sizes"].add(size)
                 return logits
+            except NoSuchOutput:
+                raise
             except (AssertionError, IndexError, RuntimeError) as error:
                 # A `view` in the network may want the plain order of pixels: once, try that.
                 if self._format != torch.channels_last or "view size" not in str(error):
