@@ -23,8 +23,10 @@ from thesis_lib.metrics.pointing_game import check_masks, energy_inside, where_k
     chinese="精细程度",
     source="not in the thesis",
     columns={
-        "pixel_energy": Column("energy in the object", +1),
-        "boundary_distance": Column("distance of the outlines, pixels", -1, tolerance=0.2, scale=1),
+        "pixel_energy": Column("energy in the object", +1, optional=True),
+        "boundary_distance": Column(
+            "distance of the outlines, pixels", -1, tolerance=0.2, scale=1, optional=True
+        ),
         "effective_resolution": Column("effective resolution", 0, tolerance=0.5, scale=1),
     },
 )

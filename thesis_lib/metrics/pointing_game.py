@@ -65,7 +65,7 @@ def pointing_game(
         "misses": Column("misses of 100 points", -1, tolerance=2, scale=1),
         "argmax_hit": Column("strongest point, 15 pixels tolerance", +1, tolerance=0),
         "energy": Column("energy in the boxes", +1),
-        "pixel_energy": Column("energy in the object", +1),
+        "pixel_energy": Column("energy in the object", +1, optional=True),
     },
 )
 def pointing_game_rows(rounds: Rounds, method: Callable, maps: torch.Tensor) -> dict:

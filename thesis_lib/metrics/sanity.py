@@ -175,8 +175,10 @@ def _column(kind, what):
     neighbours=True,
     columns={
         "flat": Column("flat map", tolerance=0),
-        "other_spearman": Column("rank correlation with another picture's map", tolerance=0.02, scale=1),
-        "other_ssim": Column("SSIM with another picture's map", tolerance=0.02, scale=1),
+        "other_spearman": Column(
+            "rank correlation with another picture's map", tolerance=0.02, scale=1, optional=True
+        ),
+        "other_ssim": Column("SSIM with another picture's map", tolerance=0.02, scale=1, optional=True),
         **{
             key: column
             for kind in KINDS
