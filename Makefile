@@ -16,7 +16,7 @@ ifneq ($(shell cat .venv/.installed 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv/.installed)
 endif
 
-.PHONY: help book test record verify bench lab notebooks lock clean clean-all
+.PHONY: help book test record verify bench sweep lab notebooks lock clean clean-all
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ verify: .venv/.installed  ## measure recorded rows again, drawn anew each time (
 
 bench: .venv/.installed  ## time everything beside other libraries (about an hour; ARGS="--quick", "--device cuda")
 	@$(PY) benchmarks/bench.py $(ARGS)
+
+sweep: .venv/.installed  ## explain every network of torchvision, one of each kind of timm's, into data/sweep.csv
+	@$(PY) scripts/sweep.py $(ARGS)
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab notebooks
