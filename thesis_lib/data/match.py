@@ -121,7 +121,7 @@ def _by_name(names, own, classifier):
     if len(set(own)) == len(own) and sorted(own) == sorted(names):
         return [own.index(name) for name in names]
     wnids, known = list(map(_wnid, names)), [None] * len(own)
-    words: dict = {}
+    words = {}
     if any(wnids) or len(own) == 1000:
         words = _imagenet()
         known, order = _wnids_of(own, words), list(words)
@@ -143,7 +143,7 @@ def _by_name(names, own, classifier):
 
 def _fits(classes, outputs):
     """For each class's name, the outputs that have it among theirs."""
-    having: dict[str, set[int]] = {}
+    having = {}
     for k, names in enumerate(outputs):
         for name in names:
             having.setdefault(name, set()).add(k)

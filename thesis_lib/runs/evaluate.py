@@ -124,7 +124,7 @@ def evaluate(
     if not metrics or set(metrics) - set(METRICS):
         raise ValueError(f"metrics must be among {', '.join(METRICS)}, not {metrics!r}")
     metrics = [name for name in METRICS if name in metrics]  # shards of any order have the same columns
-    methods = _methods(methods)
+    functions = _methods(methods)
     limit = None if limit is None else _at_least_one("limit", limit, "pictures")
     step, chunk = _at_least_one("step", step, "pixels"), _at_least_one("chunk", chunk, "pictures")
     if isinstance(dataset, str):
@@ -152,7 +152,7 @@ def evaluate(
     settings: dict[str, Any] = {
         "dataset": {"pictures": len(ids), "sha256": sha256([json.dumps(ids)])},
         "classifier": key.describe_classifier(classifier) | {"device": device.type},
-        "methods": {name: key.describe(method) for name, method in methods.items()},
+        "methods": {name: key.describe(method) for name, method in functions.items()},
         "metrics": key.describe_metrics(metrics),
         "step": step,
         "chunk": chunk,
@@ -163,7 +163,7 @@ def evaluate(
         settings["dataset"]["classes"] = dataset.classes
     digest = sha256([json.dumps(settings, sort_keys=True)])[:16]
     settings["dataset"]["name"] = getattr(whole, "name", type(whole).__name__)
-    code = key.library(methods) if engine == "dask" else []
+    code = key.library(functions) if engine == "dask" else []
     out = Path(out).resolve()
     if not files.is_finished(out / digest):  # to read one takes neither
         _try_to_write(out)
@@ -178,7 +178,7 @@ def evaluate(
                 f"{classifier} has {len(known['logits']):,} outputs and {len(classifier.categories):,} names for "
                 "them: give tl.Classifier(..., categories=[...]) a name for each output, in their order"
             )
-    job = Job(out, dataset, ids, classifier, methods, tuple(metrics), step, chunk, code)
+    job = Job(out, dataset, ids, classifier, functions, tuple(metrics), step, chunk, code)
     _enter(job, digest, settings, behaviour)
     run = job.run
     if progress is None:
@@ -190,7 +190,7 @@ def evaluate(
     if progress:
         pictures = sum(len(job.part(start)) for start in missing)
         say(
-            f"run {run.name}: {len(ids):,} pictures, {len(methods)} methods; "
+            f"run {run.name}: {len(ids):,} pictures, {len(functions)} methods; "
             f"{len(ids) - pictures:,} pictures are there already, {pictures:,} are to do"
         )
     random.Random().shuffle(missing)  # two processes on one run then seldom do the same chunk
@@ -223,7 +223,7 @@ def evaluate(
     return load_rows(run)
 
 
-def _methods(methods):
+def _methods(methods: Any) -> dict[str, Callable]:
     """{name: function}, each of which can be called."""
     if not isinstance(methods, dict):
         methods = {name: METHODS[name] for name in ([methods] if isinstance(methods, str) else methods)}
