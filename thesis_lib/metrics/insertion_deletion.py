@@ -8,6 +8,7 @@ import torch
 from thesis_lib.classifier import Classifier, resolve_classes
 from thesis_lib.counts import count
 from thesis_lib.kernels import blur, rank_pixels
+from thesis_lib.layers import runs_undisturbed
 from thesis_lib.metrics.base import METRICS, Column, Rounds
 
 
@@ -24,6 +25,7 @@ class InsertionDeletion(NamedTuple):
     tied: torch.Tensor  #: (N,) pixels that share their value, which the map does not rank
 
 
+@runs_undisturbed
 @torch.no_grad()
 def insertion_deletion(
     clf: Classifier, images: torch.Tensor, maps: Any, classes: Any = None, step: int = 448
