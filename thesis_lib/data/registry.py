@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.data import DOWNLOADS, GLYPHS, from_repository
+from thesis_lib.data import DOWNLOADS, GLYPHS, from_repository, is_picture
+from thesis_lib.data.match import WNID
 from thesis_lib.data.subsets import Subset, read
 from thesis_lib.registry import Registry
 
@@ -72,14 +73,20 @@ def _pictographs(name):
 
 
 def _lacks_classes(folder):
-    """A tree of ILSVRC2012 whose pictures cannot be told apart: neither a kit nor all class folders."""
+    """A tree of ILSVRC2012 whose pictures cannot be told apart: neither a kit nor class folders by WNID."""
     kit = folder / "ILSVRC2012_devkit_t12/data"
     if all((kit / f).exists() for f in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")):
         return ""
-    found = sum(path.is_dir() and path.name[0] != "." for path in (folder / "val").iterdir())
-    if found == 1000:
+    found = [
+        path.name for path in (folder / "val").iterdir()
+        if path.is_dir() and any(is_picture(file.name) for file in path.iterdir())
+    ]  # fmt: skip
+    if found and all(map(WNID.match, found)):
         return ""
-    return f"{found:,} of 1,000 class folders: unpack ILSVRC2012_devkit_t12.tar.gz beside val/"
+    return (
+        f"val/ has {len(found):,} class folders{' of other names than WNIDs' if found else ''}: "
+        "unpack ILSVRC2012_devkit_t12.tar.gz beside it, or name them n01440764 and so on"
+    )
 
 
 DATASETS["glyphs"] = Dataset(

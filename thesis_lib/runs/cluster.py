@@ -56,6 +56,13 @@ def compute_all(
             yield pictures
 
 
+def reach(scheduler: Any) -> None:
+    """Raises OSError where nobody answers at a scheduler's address, TypeError for what is no scheduler."""
+    if scheduler:
+        with contextlib.ExitStack() as stack:
+            _client(scheduler, stack)
+
+
 def _client(scheduler, stack):
     if isinstance(scheduler, Client):
         return scheduler

@@ -7,9 +7,11 @@ same to this file: somebody computes what is not there yet.
 
 import itertools
 import json
+import operator
 import os
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm  # as text, which papermill's log shows as well
 
+from thesis_lib.data.match import Matched, match
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
 from thesis_lib.methods import METHODS
@@ -56,6 +59,10 @@ def evaluate(
     they share its chunks. `manifest.json` beside the shards says what was run, where, for how long,
     and what was skipped; `pictures.csv` lists the pictures in their order.
 
+    The dataset's classes are the network's outputs by WNID, else by name (`thesis_lib.data.match.match`): `class`
+    in the rows is an output. What cannot be run is said before the network's first pass; where its outputs
+    have no names, one pass counts them.
+
     Pictures that cannot be read, that show no annotated class, or whose class's boxes cover no
     pixel are skipped, pictures on which a method or the network fails are left out; both are
     listed. Out of memory on a GPU, the batch is halved. Memory does not grow with the number of
@@ -92,11 +99,13 @@ def evaluate(
 
     Raises:
         KeyError: unknown method.
-        ValueError: unknown metric or engine; a scheduler for the local engine; a method whose
-            settings have no stable description, whose code cannot be read or was changed since it was
-            imported; no picture that could be measured.
-        OSError: a shard cannot be written, as on a full disk, or the disk of the pictures fails or
-            is gone; shards written before stay.
+        TypeError: a dataset, classifier or method that is none.
+        ValueError: unknown metric or engine; no method; limit, step or chunk out of range; a scheduler for the
+            local engine; a class that is no output of the network, or may be several; outputs and their
+            names of different number; a method whose settings have no stable description, whose code
+            cannot be read or was changed since it was imported; no picture that could be measured.
+        OSError: `out` cannot be written; nobody answers at `scheduler`; a shard cannot be written, as on a
+            full disk, or the disk of the pictures fails or is gone; shards written before stay.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as out:
@@ -115,32 +124,62 @@ def evaluate(
     if not metrics or set(metrics) - set(METRICS):
         raise ValueError(f"metrics must be among {', '.join(METRICS)}, not {metrics!r}")
     metrics = [name for name in METRICS if name in metrics]  # shards of any order have the same columns
-    if not isinstance(methods, dict):
-        methods = {name: METHODS[name] for name in methods}
+    functions = _methods(methods)
+    limit = None if limit is None else _at_least_one("limit", limit, "pictures")
+    step, chunk = _at_least_one("step", step, "pixels"), _at_least_one("chunk", chunk, "pictures")
     if isinstance(dataset, str):
         dataset = open_dataset(dataset)
     if isinstance(classifier, str):
         classifier = load_classifier(classifier)
+    if not hasattr(dataset, "ids"):
+        raise TypeError(
+            f"{type(dataset).__name__} is no dataset: give a name, or what tl.open_dataset returns"
+        )
+    if not hasattr(classifier, "logits"):
+        raise TypeError(f"{type(classifier).__name__} is no classifier: give tl.Classifier(network)")
     device = torch.device(device or classifier.device)
     if engine == "local" and device.type != classifier.device.type:
         raise ValueError(f"the classifier is on {classifier.device}, not on {device}: load it there")
+    whole = dataset
+    while hasattr(whole, "dataset"):  # of a subset
+        whole = whole.dataset
     ids = list(dataset.ids)[:limit]
+    few = _two(dataset, ids)
+    pixels = min((sample.pixels[0].numel() for sample in few), default=step + 1)
+    if "insertion_deletion" in metrics and step >= pixels:
+        raise ValueError(f"step is {step:,} pixels, and a picture has {pixels:,}: give less")
+    dataset = match(dataset, classifier)
     settings: dict[str, Any] = {
         "dataset": {"pictures": len(ids), "sha256": sha256([json.dumps(ids)])},
         "classifier": key.describe_classifier(classifier) | {"device": device.type},
-        "methods": {name: key.describe(method) for name, method in methods.items()},
+        "methods": {name: key.describe(method) for name, method in functions.items()},
         "metrics": key.describe_metrics(metrics),
         "step": step,
         "chunk": chunk,
         "code": key.loop(),
         "versions": key.versions(),
     }
+    if isinstance(dataset, Matched):
+        settings["dataset"]["classes"] = dataset.classes
     digest = sha256([json.dumps(settings, sort_keys=True)])[:16]
-    whole = getattr(dataset, "dataset", dataset)  # of a subset
     settings["dataset"]["name"] = getattr(whole, "name", type(whole).__name__)
-    code = key.library(methods) if engine == "dask" else []
-    job = Job(Path(out).resolve(), dataset, ids, classifier, methods, tuple(metrics), step, chunk, code)
-    _enter(job, digest, settings)
+    code = key.library(functions) if engine == "dask" else []
+    out = Path(out).resolve()
+    if not files.is_finished(out / digest):  # to read one takes neither
+        _try_to_write(out)
+        if engine == "dask":
+            from thesis_lib.runs.cluster import reach  # Dask is an optional extra
+
+            reach(scheduler)
+    behaviour = key.behaviour(classifier, few)
+    for known in behaviour if classifier.categories is not None else []:
+        if len(known["logits"]) not in (0, len(classifier.categories)):
+            raise ValueError(
+                f"{classifier} has {len(known['logits']):,} outputs and {len(classifier.categories):,} names for "
+                "them: give tl.Classifier(..., categories=[...]) a name for each output, in their order"
+            )
+    job = Job(out, dataset, ids, classifier, functions, tuple(metrics), step, chunk, code)
+    _enter(job, digest, settings, behaviour)
     run = job.run
     if progress is None:
         progress = not os.environ.get("TQDM_DISABLE")
@@ -151,7 +190,7 @@ def evaluate(
     if progress:
         pictures = sum(len(job.part(start)) for start in missing)
         say(
-            f"run {run.name}: {len(ids):,} pictures, {len(methods)} methods; "
+            f"run {run.name}: {len(ids):,} pictures, {len(functions)} methods; "
             f"{len(ids) - pictures:,} pictures are there already, {pictures:,} are to do"
         )
     random.Random().shuffle(missing)  # two processes on one run then seldom do the same chunk
@@ -160,7 +199,7 @@ def evaluate(
             say(foretell(job, missing))
         done = (compute(job, start) for start in missing)
     else:
-        from thesis_lib.runs.cluster import compute_all  # Dask is an optional extra
+        from thesis_lib.runs.cluster import compute_all
 
         done = compute_all(job, missing, scheduler, device, progress)
     finished = len(ids) - sum(len(job.part(start)) for start in missing)
@@ -184,10 +223,44 @@ def evaluate(
     return load_rows(run)
 
 
-def _enter(job, digest, settings):
+def _methods(methods: Any) -> dict[str, Callable]:
+    """{name: function}, each of which can be called."""
+    if not isinstance(methods, dict):
+        methods = {name: METHODS[name] for name in ([methods] if isinstance(methods, str) else methods)}
+    if not methods:
+        raise ValueError(
+            'there is no method to measure: give names, such as ["grad_cam"], or {name: function}'
+        )
+    for name, method in methods.items():
+        if not callable(method):
+            raise TypeError(f"the method {name!r} is no function but {method!r}: give one, as tl.METHODS has")
+    return methods
+
+
+def _at_least_one(name, value, unit):
+    try:
+        if (number := operator.index(value)) >= 1:  # also of numpy
+            return number
+    except TypeError:
+        pass
+    raise ValueError(f"{name} is a number of {unit}, whole and at least 1, not {value!r}")
+
+
+def _try_to_write(out):
+    """Raises OSError where no run can be written to the folder."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise OSError(
+            f"no run can be written to out, {out} ({error.strerror}): give another folder"
+        ) from error
+
+
+def _enter(job, digest, settings, behaviour):
     """Give a job its folder: the first of that digest in which network and pictures are as they are here,
     or that nobody has begun."""
-    behaviour, out = key.behaviour(job.classifier, _two(job.dataset, job.ids)), job.run
+    out = job.run
     for number in itertools.count(1):
         job.run = out / (digest if number == 1 else f"{digest}-{number}")
         # Begun first and looked at then: another process may be doing the same.

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 import torch
 
 from thesis_lib.data import REPOSITORY
+from thesis_lib.data.match import match
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
 from thesis_lib.data.subsets import Subset
@@ -327,7 +328,8 @@ def facts(part: Part, classifier: Any, methods: dict[str, Callable]) -> dict:
 
 def record(part: Part) -> None:
     """Measure what of a part is missing, and write its table."""
-    data, classifier, methods = part.data(), load_classifier(part.network), part.methods()
+    classifier, methods = load_classifier(part.network), part.methods()
+    data = match(part.data(), classifier)
     now = facts(part, classifier, methods)
     layers = sanity_layers(classifier) if "sanity" in part.metrics else None
     rows, provenance = _table(part)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from thesis_lib.data.match import match
 from thesis_lib.data.models import load_classifier
 from thesis_lib.metrics import METRICS
 from thesis_lib.metrics.measure import measure
@@ -44,7 +45,8 @@ def again(part: Part, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @functools.lru_cache(maxsize=4)
 def _means(part):
-    return part.data(), load_classifier(part.network), part.methods()
+    classifier = load_classifier(part.network)
+    return match(part.data(), classifier), classifier, part.methods()
 
 
 def draws(part: Part, rows: pd.DataFrame, rng: random.Random, most: float) -> Iterator[pd.DataFrame]:
