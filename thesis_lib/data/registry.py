@@ -77,10 +77,9 @@ def _lacks_classes(folder):
     kit = folder / "ILSVRC2012_devkit_t12/data"
     if all((kit / f).exists() for f in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt")):
         return ""
-    found = [
-        path.name for path in (folder / "val").iterdir()
-        if path.is_dir() and any(is_picture(file.name) for file in path.iterdir())
-    ]  # fmt: skip
+    places = (path for path in (folder / "val").iterdir() if path.is_dir())
+    places = (path for path in places if path.name[0] != "." and path.name != "__MACOSX")
+    found = [path.name for path in places if any(is_picture(file.name) for file in path.rglob("*"))]
     if found and all(map(WNID.match, found)):
         return ""
     return (
