@@ -31,8 +31,8 @@ from thesis_lib.runs import files, record
 SIZE = 32
 CLASSES = list(GLYPH_CLASSES)
 NAMES = VGG19_Weights.DEFAULT.meta["categories"]  # of ImageNet's outputs
-WNIDS = ImageNetInfo("imagenet-1k").label_names()
-WORDS = [ImageNetInfo("imagenet-1k").index_to_description(k) for k in range(1000)]
+INFO = ImageNetInfo("imagenet-1k")
+WNIDS, WORDS = INFO.label_names(), [INFO.index_to_description(k) for k in range(1000)]
 TEN = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]  # Imagenette's
 NUMBERS = sorted(map(str, range(1000)))  # as a file system lists them: 0, 1, 10, 100, ...
 
