@@ -9,7 +9,7 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from thesis_lib.checks import NoSuchOutput
+from thesis_lib.checks import NoSuchOutput, whole
 from thesis_lib.counts import count
 from thesis_lib.layers import find_layer, layout, read_maps, undisturbed, write_maps
 
@@ -147,9 +147,13 @@ class Classifier:
         """classes as int64 (n,) on the network's device; None stays None, the predicted ones."""
         if classes is None:
             return None
-        classes = torch.as_tensor(classes, device=self.device)
+        wrong = "classes are None, one class index or one index for each image"
+        try:
+            classes = torch.as_tensor(classes, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{wrong}, not {classes!r}") from error
         if classes.is_floating_point() or classes.dtype == torch.bool or classes.ndim > 1:
-            raise TypeError("classes are None, one class index or one index for each image")
+            raise TypeError(wrong)
         if classes.ndim == 1 and len(classes) != n:
             raise ValueError(f"{len(classes)} classes for {n} images")
         return classes.long().expand(n).clone()  # a copy for autograd, as in `prepare`
@@ -404,6 +408,7 @@ def _of_the_device(error):
 
 
 def _at_least_one(batch):
+    batch = whole(batch, "batch")
     if batch < 1:
         raise ValueError(f"batch is the number of images in a pass, at least 1, not {batch}")
     return batch

@@ -89,6 +89,8 @@ def explainer(share: int = 1) -> Callable:
             clf = clf if batch is None else clf.with_batch(batch)
             images = clf.prepare(images)
             classes = clf.targets(classes, len(images))
+            if not images.isfinite().all():
+                raise ValueError("the images hold NaN or infinity: leave those pictures out")
             n = max(1, clf.batch // share)
             parts = images.split(n)
             targets = [None] * len(parts) if classes is None else classes.split(n)
