@@ -315,7 +315,7 @@ def test_what_are_no_images_is_said_before_the_first_pass(name, what, images, er
 
 
 @pytest.mark.parametrize("value", [NAN, float("inf")])
-@pytest.mark.parametrize("name", [n for n in [*EXPLAINED, "insertion_deletion"]])
+@pytest.mark.parametrize("name", [*EXPLAINED, "insertion_deletion"])
 def test_images_that_are_not_finite_give_no_map(name, value):
     """Even where classes are given and no logits are looked at."""
     images = pictures(name).clone()
