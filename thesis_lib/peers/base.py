@@ -73,7 +73,7 @@ def peer(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @explainer()
     @functools.wraps(function)
     def method(clf, images, classes=None, **settings):
-        settings = check_settings(method, settings)
+        settings = check_settings(function, settings)
         if not images.isfinite().all():
             raise ValueError("the images hold NaN or infinity: leave those pictures out")
         classes = clf.predict(images) if classes is None else classes
