@@ -3,6 +3,7 @@
 The tables have a line for each situation: what the classes are called, what the outputs, and what is right.
 """
 
+import functools
 import json
 import pickle
 import shutil
@@ -152,6 +153,7 @@ REFUSED = {  # situation: (classes, outputs, what the sentence says)
     "Tiny ImageNet's val/images": (["images"], NAMES, "1 of the dataset's 1 .*'images'.*name the class folders by WNID"),
     "a crane, which may be two": (["tench", "crane"], NAMES, r"'crane' may be any of the outputs 134 \('crane bird'\), 517 \('crane'\)"),
     "a maillot, which may be two": (["maillot"], NAMES, "'maillot' may be any of the outputs 638"),
+    "two cranes for two outputs": (["crane", "Crane"], NAMES, "'crane' may be any of the outputs 134"),
     "a cardigan, dog or knitted": (["cardigan"], NAMES, "'cardigan' may be any of the outputs 264"),
     "a WNID's word that may be two": ([WNIDS[134]], ["crane", "tench"], "1 of the dataset's 1"),
     "an output's name twice": (["cat"], ["cat", "Cat"], "'cat' may be any of the outputs 0"),
@@ -435,17 +437,17 @@ def test_a_mapped_dataset_travels():
 
 
 CALLS = {  # situation: (what is changed, error, what the sentence says)
-    "step of nothing": ({"step": 0}, ValueError, "step is a number of pixels, whole and at least 1, not 0"),
-    "step below": ({"step": -448}, ValueError, "step is a number of pixels"),
-    "step in part": ({"step": 44.8}, ValueError, "step is a number of pixels"),
-    "step as text": ({"step": "448"}, ValueError, "not '448'"),
+    "step of nothing": ({"step": 0}, ValueError, "step is a whole number, 1 or more, not 0"),
+    "step below": ({"step": -448}, ValueError, "step is a whole number"),
+    "step in part": ({"step": 44.8}, TypeError, "step is a whole number"),
+    "step as text": ({"step": "448"}, TypeError, "not '448'"),
     "step of the whole picture": ({"step": SIZE * SIZE}, ValueError, "step is 1,024 pixels, and a picture has 1,024"),
     "step beyond": ({"step": 5000, "metrics": ("pointing_game", "insertion_deletion")}, ValueError, "step is 5,000 pixels"),
-    "limit of nothing": ({"limit": 0}, ValueError, "limit is a number of pictures, whole and at least 1, not 0"),
-    "limit below": ({"limit": -3}, ValueError, "limit is a number of pictures"),
-    "limit in part": ({"limit": 1.5}, ValueError, "limit is a number of pictures"),
-    "chunk of nothing": ({"chunk": 0}, ValueError, "chunk is a number of pictures, whole and at least 1, not 0"),
-    "chunk below": ({"chunk": -1}, ValueError, "chunk is a number of pictures"),
+    "limit of nothing": ({"limit": 0}, ValueError, "limit is a whole number, 1 or more, not 0"),
+    "limit below": ({"limit": -3}, ValueError, "limit is a whole number"),
+    "limit in part": ({"limit": 1.5}, TypeError, "limit is a whole number"),
+    "chunk of nothing": ({"chunk": 0}, ValueError, "chunk is a whole number, 1 or more, not 0"),
+    "chunk below": ({"chunk": -1}, ValueError, "chunk is a whole number"),
     "no such metric": ({"metrics": "insertion"}, ValueError, "metrics must be among"),
     "no metric": ({"metrics": ()}, ValueError, "metrics must be among"),
     "no such method": ({"methods": ["gradcam"]}, ValueError, "no method is called 'gradcam'; did you mean 'grad_cam'"),
@@ -454,6 +456,8 @@ CALLS = {  # situation: (what is changed, error, what the sentence says)
     "a method that is a name": ({"methods": {"mine": "grad_cam"}}, TypeError, "'mine' is no function but 'grad_cam'"),
     "a method that is none": ({"methods": {"mine": None}}, TypeError, "'mine' is no function but None"),
     "a method that is a map": ({"methods": {"mine": torch.zeros(2)}}, TypeError, "'mine' is no function"),
+    "a setting out of range": ({"methods": {"mine": functools.partial(tl.METHODS["group_cam"], theta=170)}}, ValueError, "theta"),
+    "a setting that is none": ({"methods": {"mine": functools.partial(tl.METHODS["group_cam"], group=3)}}, TypeError, "no setting 'group'"),
     "no such engine": ({"engine": "ray"}, ValueError, 'engine must be "local" or "dask"'),
     "a scheduler for the local engine": ({"scheduler": "tcp://host:1"}, ValueError, 'is for engine="dask"'),
     "a scheduler that is none": ({"engine": "dask", "scheduler": 5}, TypeError, "(?i)scheduler"),

@@ -6,9 +6,9 @@ same to this file: somebody computes what is not there yet.
 """
 
 import copy
+import functools
 import itertools
 import json
-import operator
 import os
 import random
 import sys
@@ -22,6 +22,7 @@ import pyarrow as pa
 import torch
 from tqdm import tqdm  # as text, which papermill's log shows as well
 
+from thesis_lib.checks import check_settings, whole
 from thesis_lib.data.match import Matched, match
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
@@ -100,7 +101,7 @@ def evaluate(
 
     Raises:
         KeyError: unknown method.
-        TypeError: a dataset, classifier or method that is none.
+        TypeError: a dataset, classifier or method that is none; a setting that a method has not.
         ValueError: unknown metric or engine; no method; limit, step or chunk out of range; a scheduler for the
             local engine; a class that is no output of the network, or may be several; outputs and their
             names of different number; a method whose settings have no stable description, whose code
@@ -126,8 +127,8 @@ def evaluate(
         raise ValueError(f"metrics must be among {', '.join(METRICS)}, not {metrics!r}")
     metrics = [name for name in METRICS if name in metrics]  # shards of any order have the same columns
     functions = _methods(methods)
-    limit = None if limit is None else _at_least_one("limit", limit, "pictures")
-    step, chunk = _at_least_one("step", step, "pixels"), _at_least_one("chunk", chunk, "pictures")
+    limit = None if limit is None else whole(limit, "limit", 1)
+    step, chunk = whole(step, "step", 1), whole(chunk, "chunk", 1)
     if isinstance(dataset, str):
         dataset = open_dataset(dataset)
     if isinstance(classifier, str):
@@ -141,9 +142,9 @@ def evaluate(
     device = torch.device(device or classifier.device)
     if engine == "local" and device.type != classifier.device.type:
         raise ValueError(f"the classifier is on {classifier.device}, not on {device}: load it there")
-    whole = dataset
-    while hasattr(whole, "dataset"):  # of a subset
-        whole = whole.dataset
+    source = dataset
+    while hasattr(source, "dataset"):  # of a subset
+        source = source.dataset
     ids = list(dataset.ids)[:limit]
     few = _two(dataset, ids)
     pixels = min((sample.pixels[0].numel() for sample in few), default=step + 1)
@@ -163,7 +164,7 @@ def evaluate(
     if isinstance(dataset, Matched):
         settings["dataset"]["classes"] = dataset.classes
     digest = sha256([json.dumps(settings, sort_keys=True)])[:16]
-    settings["dataset"]["name"] = getattr(whole, "name", type(whole).__name__)
+    settings["dataset"]["name"] = getattr(source, "name", type(source).__name__)
     code = key.library(functions) if engine == "dask" else []
     out = Path(out).resolve()
     if not files.is_finished(out / digest):  # to read one takes neither
@@ -237,16 +238,9 @@ def _methods(methods: Any) -> dict[str, Callable]:
     for name, method in methods.items():
         if not callable(method):
             raise TypeError(f"the method {name!r} is no function but {method!r}: give one, as tl.METHODS has")
+        if isinstance(method, functools.partial):
+            check_settings(method, {})
     return methods
-
-
-def _at_least_one(name, value, unit):
-    try:
-        if (number := operator.index(value)) >= 1:  # also of numpy
-            return number
-    except TypeError:
-        pass
-    raise ValueError(f"{name} is a number of {unit}, whole and at least 1, not {value!r}")
 
 
 def _try_to_write(out):
