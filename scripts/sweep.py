@@ -71,7 +71,10 @@ def network_of(library: str, module: str) -> tuple[str, int]:
     names = [module] if library == "torchvision" else [f"timm/{n}" for n in timm.list_models(module=module)]
     found = []
     for name in names:
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                network = build(name)
+        except NotImplementedError:  # some compute their widths with tensors
             network = build(name)
         count = sum(p.numel() for p in network.parameters())
         found.append((getattr(network, "num_classes", 1) == 0, count, name))

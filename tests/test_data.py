@@ -333,12 +333,19 @@ def test_both_layouts_of_imagenet_give_the_same(tmp_path):
     assert set(by_class.classes.values()) == {(0,), (1,), (2,)}
 
 
-def test_a_class_folder_without_pictures_keeps_its_index(tmp_path):
-    tree = trees.imagenet(tmp_path, pictures=3, ugly=False)
+def test_a_class_folder_without_pictures_is_none_but_the_kits_classes_stay(tmp_path):
+    """Whatever folder lies there by chance. An output is found by the WNID, so no index shifts it."""
+    tree = trees.imagenet(tmp_path / "whole", pictures=3, ugly=False)
     for path in (tree.root / "val/n02100735").iterdir():
         path.unlink()
     dataset = datasets.ImageNet(tree.root)
-    assert dataset.categories[0] == "n02100735"
+    assert dataset.categories == ["n02110185", "n02119789"]
+    said = [dataset.categories[dataset[i].classes[0]] for i in range(2)]
+    assert said == [dataset.items[i][0].parts[0] for i in range(2)]
+    kit = trees.imagenet(tmp_path / "kit", flat=True, ugly=False).root / "ILSVRC2012_devkit_t12"
+    kit.rename(tree.root / kit.name)
+    dataset = datasets.ImageNet(tree.root)
+    assert dataset.categories == ["n02100735", "n02110185", "n02119789"]
     assert [dataset[i].classes for i in range(2)] == [tree.classes[name] for name in dataset.ids]
 
 
@@ -496,7 +503,7 @@ def test_damaged_files_of_weights_are_a_clear_error(tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=name):
             models.read_weights(tmp_path / name)
-    torch.save({"state_dict": {"a": torch.rand(2)}, "epoch": 3}, tmp_path / "checkpoint.pt")
+    torch.save({"state_dict": {"a": [torch.rand(2)]}, "epoch": 3}, tmp_path / "checkpoint.pt")
     torch.save(torch.rand(3), tmp_path / "tensor.pt")
     for name in ("checkpoint.pt", "tensor.pt"):
         with pytest.raises(ValueError, match=f"{name} is no state dict"):

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import thesis_lib as tl
+from thesis_lib.pages.entries import named
 
 ROOT = Path(__file__).resolve().parent.parent
 API = (ROOT / "book/api.md").read_text("utf-8")
@@ -31,9 +32,7 @@ def documented():
             module = name
             continue
         if kind == "entries":  # a registry; in short, a line each
-            parent, _, last = name.rpartition(".")
-            registry = getattr(importlib.import_module(parent), last)
-            found |= {} if short else {f"{name}[{key!r}]": value for key, value in registry.items()}
+            found |= {} if short else {f"{name}[{key!r}]": value for key, value in named(name).items()}
             continue
         full = name if name.startswith("thesis_lib.") else f"{module}.{name}"
         parent, _, last = full.rpartition(".")

@@ -4,6 +4,7 @@ Its code cells are run in this process, which is faster, and once by papermill, 
 """
 
 import contextlib
+import hashlib
 import json
 import re
 import subprocess
@@ -80,6 +81,8 @@ def test_a_wide_picture_is_mapped_back_to_its_own_pixels(tmp_path):
 
     bare, better = (json.loads(file.read_text("utf-8")) for file in of_kind(found["saved"], ".json"))
     assert bare["settings"] == {} and better["settings"] == {"window": 160, "stride": 32}
+    digest = bare["picture"].pop("sha256")
+    assert digest == hashlib.sha256(np.asarray(before.convert("RGB")).tobytes()).hexdigest()
     assert bare["picture"] == {"file": "scene.png", "width": 500, "height": 280, "seen": [110, 0, 390, 280]}
     assert bare["class"]["name"] == "envelope" and bare["class"]["predicted"] == "telephone"
     assert bare["scores"]["over-all"] == pytest.approx(
@@ -129,9 +132,76 @@ def test_a_transformer_leaves_out_what_does_not_fit(tmp_path):
     assert list(found["maps"]) == ["transformer_attribution"]
     assert "refuses images" in found["left_out"]["cameras"]
     assert "CAMERAS is left out: the network refuses" in "\n".join(found["lines"])
-    assert [file.name for file in found["saved"]][
-        0
-    ] == "ILSVRC2012_val_00000005-transformer_attribution-7.png"
+    (name, *_) = (file.name for file in found["saved"])
+    assert name == "ILSVRC2012_val_00000005-vit_glyphs-transformer_attribution-7.png"
+
+
+@pytest.mark.parametrize("network", ["maxvit_t", "vit_glyphs"])
+def test_a_method_whose_sizes_the_network_refuses_is_left_out_and_the_other_is_saved(tmp_path, network):
+    weights = "random" if network == "maxvit_t" else ""
+    methods = ["grad_cam", "msg_cam"]
+    found = run(tmp_path / "out", picture=str(BENCHMARK), network=network, weights=weights, methods=methods)
+    assert list(found["maps"]) == ["grad_cam"] and list(found["left_out"]) == ["msg_cam"]
+    assert "MSG-CAM is left out: the network refuses images of" in "\n".join(found["lines"])
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()} if folder.exists() else {}
+
+
+# One call after the other into one folder: what is other than before, and the map's name.
+CALLS = [
+    ({}, "cat-vgg19_glyphs-grad_cam-3"),
+    ({"network": "vit_glyphs"}, "cat-vit_glyphs-grad_cam-3"),
+    ({"picture": "b/cat.png"}, "cat-vgg19_glyphs-grad_cam-3-2"),
+    ({"picture": "a/cat.tiff"}, "cat-vgg19_glyphs-grad_cam-3-3"),
+    ({"weights": "random"}, "cat-vgg19_glyphs-grad_cam-3-4"),
+    ({"layer": "features.34"}, "cat-vgg19_glyphs-grad_cam-3-5"),
+    ({"target": 4}, "cat-vgg19_glyphs-grad_cam-4"),
+    ({"methods": ["xgrad_cam"]}, "cat-vgg19_glyphs-xgrad_cam-3"),
+    # The same question again, of which one names the file of the network's own weights:
+    ({"picture": "b/cat.png"}, "cat-vgg19_glyphs-grad_cam-3-2"),
+    ({"weights": "data/weights/vgg19_glyphs.safetensors"}, "cat-vgg19_glyphs-grad_cam-3"),
+]
+
+
+def test_no_result_is_written_over_another_and_the_same_question_has_the_same_files(tmp_path):
+    for folder, left in (("a", 0), ("b", 60)):
+        (tmp_path / folder).mkdir()
+        picture = Image.open(BENCHMARK).convert("RGB")
+        picture.paste((0, 90, 0), (left, 0, left + 50, 50))
+        picture.save(tmp_path / folder / "cat.png")
+    picture.save(tmp_path / "a/cat.tiff")  # the name without its kind is the same again
+    out, seen = tmp_path / "out", set()
+    for parameters, name in CALLS:
+        given = {"picture": "a/cat.png", "target": 3} | parameters
+        before, found = contents(out), run(out, **given | {"picture": str(tmp_path / given["picture"])})
+        after = contents(out)
+        assert [file.name for file in found["saved"]] == [f"{name}.{kind}" for kind in ("png", "npy", "json")]
+        assert all(after[file] == before[file] for file in before if not file.endswith(".json"))
+        assert (after.keys() == before.keys()) is (name in seen)
+        seen.add(name)
+        stem = re.sub(r"(-\d)-\d$", r"\1", name)
+        assert found["stems"] == [stem]
+        said = f"- `{stem}` holds another result, so this one is `{name}`."
+        assert found["numbered"] == ([] if stem == name else [said])
+    assert len(after) == 3 * 8
+    assert len({after[f"{name}.npy"] for name in seen}) == 7  # the .tiff has the pixels of b/cat.png
+
+
+def test_files_that_are_not_this_pages_are_kept(tmp_path):
+    out, name = tmp_path / "out", "ILSVRC2012_val_00000005-vgg19_glyphs-grad_cam-3"
+    out.mkdir()
+    for file, content in {
+        f"{name}.png": "mine", f"{name}-2.json": "", f"{name}-3.json": "[1, 2]",
+        f"{name}-4.json": '{"picture": 3}', f"{name}-5.json": "{}",
+    }.items():  # fmt: skip
+        (out / file).write_text(content)
+    before = contents(out)
+    found = run(out, picture=str(BENCHMARK), target=3)
+    assert {file.stem for file in found["saved"]} == {f"{name}-6"}
+    assert before.items() <= contents(out).items()
 
 
 def test_other_classes_count_all_scales(tmp_path):
@@ -219,9 +289,21 @@ def test_from_the_shell(tmp_path):
     )
     assert "Explained is **name 281**" in shown and "central square of the picture's 200 x 320" in shown
     assert not [o for c in book.code_cells(mine) for o in c.outputs if o.get("name") == "stderr"]
-    files = sorted(file.name for file in (tmp_path / "maps").iterdir())
-    assert files == [f"cat-xgrad_cam-281.{kind}" for kind in ("json", "npy", "png")]
-    assert np.load(tmp_path / "maps/cat-xgrad_cam-281.npy").shape == (320, 200)
+    files = contents(tmp_path / "maps")
+    assert sorted(files) == [f"cat-resnet18-xgrad_cam-281.{kind}" for kind in ("json", "npy", "png")]
+    assert np.load(tmp_path / "maps/cat-resnet18-xgrad_cam-281.npy").shape == (320, 200)
+
+    (tmp_path / "b").mkdir()
+    scene((320, 300), tmp_path / "b", "cat.jpg")
+    command = ["b/cat.jpg" if word == "cat.jpg" else word for word in command]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    after = contents(tmp_path / "maps")
+    assert files.items() <= after.items() and len(after) == 6 and "cat-resnet18-xgrad_cam-281-2.npy" in after
+    assert (
+        "holds another result, so this one is `cat-resnet18-xgrad_cam-281-2`"
+        in (tmp_path / "mine.ipynb").read_text()
+    )
 
 
 def test_the_lines_of_the_page_name_what_exists():

@@ -200,9 +200,10 @@ def voc(folder, pictures=6, split="test", ugly=True):
         add([("dog", left, 1)])  # difficult objects only
         add([("dog", left, 0), ("dog", right, 1)], (dog,))  # difficult ones count beside an easy one
         add([("dog", (70, 30, 200, 90), 0), ("dog", (-30, -20, 30, 20), 0)], (dog,))
-        for box in ((20, 20, 20, 50), (300, 20, 340, 50), (50, 40, 30, 20)):  # thin, outside, inside out
+        for box in ((20, 20, 20, 50), (300, 20, 340, 50)):  # no area, outside
             name = add([("dog", left, 0), ("cat", box, 0)], (cat, dog))
             tree.empty.append((name, cat))
+        add([("dog", left, 0), ("cat", (50, 40, 30, 20), 0)], reason="ends before it begins")
         add(one, reason="unicorn", xml=_voc_xml("x", [("unicorn", left, 0)], (WIDTH, HEIGHT)))
         whole = _voc_xml("x", one, (WIDTH, HEIGHT))
         add(one, reason="annotation", xml=whole[: len(whole) // 2])

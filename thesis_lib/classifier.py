@@ -1,6 +1,7 @@
 """F: a network and its explained layer. Scores, features, and gradients in one forward pass."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeAlias
@@ -8,8 +9,9 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from thesis_lib.checks import NoSuchOutput
 from thesis_lib.counts import count
-from thesis_lib.layers import eval_mode, find_layer, read_maps, write_maps
+from thesis_lib.layers import find_layer, layout, read_maps, undisturbed, write_maps
 
 Classes: TypeAlias = int | Sequence[int] | Tensor | None  # None: the predicted ones
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -20,9 +22,11 @@ class Classifier:
     """A network that maps images (N, 3, H, W), normalised, to logits (N, C).
 
     The network is explained in eval mode and comes back as it was given: parameters,
-    requires_grad, hooks and the mode of each module. Frozen networks, no_grad and
-    inference_mode are fine. A network in bfloat16 or float16 computes in its own type, but what
-    goes in and comes out, and all that is made of it, is float32.
+    requires_grad, hooks and the mode of each module. Frozen networks, no_grad, inference_mode,
+    autocast (which is off inside) and several threads (which wait for each other) are fine, and so is
+    a network in a wrapper, as DataParallel. One that was compiled is run as it was before. A network in
+    bfloat16 or float16 computes in its own type, but what goes in and comes out, and all that is
+    made of it, is float32.
 
     Args:
         network: a module that maps (N, 3, H, W) to (N, C).
@@ -30,12 +34,13 @@ class Classifier:
         name: how it is called where it is printed.
         categories: names of the classes, None where they have none.
         mean, std: of the pixels, one number for each channel, for `normalise`.
-        activation: "softmax", or "sigmoid" for a multi-label network.
+        activation: "softmax", or "sigmoid" for a multi-label network, or one with a single output.
         batch: images of up to 224 x 224 pixels in a forward pass, larger ones in proportion fewer.
             None: 16 on the CPU, where larger passes are slower, 128 elsewhere.
 
     Raises:
-        ValueError: another activation, no such layer, a batch below 1.
+        ValueError: another activation, no such layer, a batch below 1, a scripted network.
+        TypeError: a network that is no nn.Module.
 
     >>> import torchvision
     >>> mine = tl.Classifier(torchvision.models.squeezenet1_1(num_classes=7))
@@ -58,9 +63,17 @@ class Classifier:
     ):
         if activation not in ("softmax", "sigmoid"):
             raise ValueError(f'activation is "softmax" or "sigmoid", not {activation!r}')
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"a network is a torch.nn.Module, not {type(network).__name__}")
+        if any(isinstance(m, torch.jit.ScriptModule) for m in network.modules()):
+            raise ValueError(
+                "a scripted or traced network hides its layers: give the nn.Module that torch.jit made it of"
+            )
         self.network, self.name, self.categories = network, name, categories
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.activation = activation
+        # What passes have shown, for copies too: sizes of images, the layer's layout, logits looked at.
+        self._seen: dict[str, Any] = {"sizes": set()}
         self._batch = None if batch is None else _at_least_one(batch)
         # On the CPU twice as fast in batches (benchmarks, case "floor").
         convolutional = any(isinstance(m, nn.Conv2d) for m in network.modules())
@@ -175,7 +188,11 @@ class Classifier:
         >>> clf.logits(images).shape
         torch.Size([1, 20])
         """
-        return _finite(torch.cat([logits for _, logits in self.passes(images)]))
+        logits = _finite(torch.cat([logits for _, logits in self.passes(images)]))
+        if "logits" not in self._seen:
+            self._seen["logits"] = True
+            self._warn_of_probabilities(logits)
+        return logits
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Softmax (or sigmoid) of the logits: (N, 3, H, W) -> (N, C).
@@ -243,8 +260,8 @@ class Classifier:
         >>> gradients.shape, classes.tolist()
         (torch.Size([1, 64, 14, 14]), [4])
         """
-        # Eval mode also for what gradient checkpoints run again on the way back.
-        with torch.inference_mode(False), eval_mode(self.network):
+        # Also for what gradient checkpoints run again on the way back.
+        with torch.inference_mode(False), undisturbed(self.network):
             parts = self._split(self.prepare(images))
             classes = self.targets(classes, len(images))
             targets = [None] * len(parts) if classes is None else classes.split(len(parts[0]))
@@ -286,25 +303,53 @@ class Classifier:
         count("forward images", len(images))
         count("forward pixels", len(images) * images.shape[-2] * images.shape[-1])
         # no_grad also restores the mode where the hook switches it on.
-        with eval_mode(self.network), self._hooked(hook, images.shape[-2:]), torch.no_grad():
+        size = tuple(images.shape[1:])
+        with undisturbed(self.network), self._hooked(hook, images.shape), torch.no_grad():
             try:
                 images = images.to(self._parameter.dtype, memory_format=self._format)
-                logits = self.network(images)
-                if not torch.is_tensor(logits) or logits.ndim != 2:
-                    raise TypeError("the network must return logits: one tensor (N, classes)")
-                return logits.to(self.dtype)
-            except AssertionError as error:  # torchvision's and timm's ViTs take one size only
-                size = " x ".join(map(str, images.shape[-2:]))
-                raise ValueError(f"the network refuses images of {size}: {error}") from error
-            except RuntimeError as error:
+                logits = self._checked(self.network(images))
+                self._seen["sizes"].add(size)
+                return logits
+            except NoSuchOutput:
+                raise
+            except (AssertionError, IndexError, RuntimeError) as error:
                 # A `view` in the network may want the plain order of pixels: once, try that.
                 if self._format != torch.channels_last or "view size" not in str(error):
-                    raise
+                    if size in self._seen["sizes"] or _of_the_device(error):
+                        raise
+                    shape = " x ".join(map(str, size[1:]))  # many networks take one size only
+                    raise ValueError(f"the network refuses images of {shape}: {error}") from error
         self._format = torch.contiguous_format
         return self._forward(images, hook)
 
+    def _checked(self, logits):
+        """Logits (N, C), as far as their shape tells, in the documented type."""
+        if not torch.is_tensor(logits) or logits.ndim != 2:
+            raise TypeError("the network must return logits: one tensor (N, classes)")
+        if logits.shape[1] == 1 and self.activation == "softmax":
+            raise ValueError(
+                'the network has one output, and a softmax over one number is 1: use activation="sigmoid"'
+            )
+        if self.categories is not None and len(self.categories) != logits.shape[1]:
+            raise ValueError(f"{len(self.categories)} categories for a network of {logits.shape[1]} outputs")
+        return logits.to(self.dtype)
+
+    def _warn_of_probabilities(self, logits):
+        """Of a network that ends in a softmax or sigmoid: a second one would flatten every score."""
+        if (logits < 0).any() or (logits > 1).any():
+            return
+        many = logits.numel() > 20  # a few may lie there by chance
+        if (self.activation == "sigmoid" and many) or torch.allclose(
+            logits.sum(1), logits.new_ones(()), atol=1e-3
+        ):
+            warnings.warn(
+                f"the network's outputs look like probabilities, and get another {self.activation}: give the "
+                "network without its last one, so that it returns logits",
+                stacklevel=3,
+            )
+
     @contextmanager
-    def _hooked(self, hook, size):
+    def _hooked(self, hook, shape):
         calls = 0
 
         def replace(module, args, output):
@@ -313,10 +358,11 @@ class Classifier:
             if calls > 1:
                 raise ValueError(f"layer {self.layer!r} runs more than once: name another")
             try:
-                maps = read_maps(output, size)
+                kind = self._layout(getattr(output, "shape", ()), shape)
+                maps = read_maps(output, shape, kind)
             except ValueError as error:
                 raise ValueError(f"layer {self.layer!r} cannot be explained: {error}") from error
-            return write_maps(hook(maps.to(self.dtype)), output)
+            return write_maps(hook(maps.to(self.dtype)), output, kind)
 
         if hook is None:
             yield
@@ -326,6 +372,19 @@ class Classifier:
         if calls == 0:
             raise ValueError(f"layer {self.layer!r} does not run in a forward pass: name another")
 
+    def _layout(self, shape, images):
+        """How the layer's output lies on the images: of one size, for all sizes to come."""
+        found = layout(shape, images)
+        if "layout" not in self._seen:
+            self._seen["layout"] = found
+            if found == "channels first" and len({*shape[1:]}) == 1 and shape[1] > 1:
+                warnings.warn(
+                    f"the {' x '.join(map(str, shape[1:]))} maps of layer {self.layer!r} can be read two ways: "
+                    "the channels are taken to be first",
+                    stacklevel=2,
+                )
+        return self._seen["layout"]
+
     def _activate(self, logits):
         return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
 
@@ -334,6 +393,14 @@ class Classifier:
             raise ValueError(f'score is "logit" or "probability", not {score!r}')
         scores = self._activate(logits) if score == "probability" else logits
         return scores.gather(1, classes[:, None])[:, 0]
+
+
+def _of_the_device(error):
+    """Whether an error is about the device and its memory, not about the images."""
+    kinds = torch.OutOfMemoryError, torch.AcceleratorError, NotImplementedError
+    return isinstance(error, kinds) or any(
+        word in str(error) for word in ("ALLOC_FAILED", "CUDA", "out of memory")
+    )
 
 
 def _at_least_one(batch):

@@ -5,7 +5,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 GLYPHS = REPOSITORY / "data" / "glyphs"
 DOWNLOADS = REPOSITORY / "data" / "downloads"  # where the real datasets are looked for
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+PICTURES = set(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())  # read or refused
 
 
 def is_picture(name: str) -> bool:

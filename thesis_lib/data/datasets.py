@@ -5,20 +5,21 @@ A picture or an annotation that cannot be read raises an OSError that names it; 
 counts it. Pictures without annotations are read, and have no classes.
 """
 
-import contextlib
-import io
+import json
+import math
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
 import scipy.io
 import torch
-from torchvision.datasets import VOCDetection
 
 from thesis_lib.data import PICTURES, is_picture
-from thesis_lib.data.pictures import box_mask, open_image, read_indices, resize_mask
+from thesis_lib.data.pictures import box_mask, open_image, pictures_below, read_indices, resize_mask
 
 VOC_CATEGORIES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -48,14 +49,34 @@ def _require(path, what):
     return Path(path)
 
 
+def _ids(names):
+    """An id for each picture, of its path below the dataset's folder: its name; where two have one
+    name, all with their folders; where two differ in their endings only, with these."""
+    names = [PurePosixPath(name) for name in names]
+    for said in (lambda n: n.stem, lambda n: n.with_suffix("").as_posix(), str):
+        if len(set(ids := list(map(said, names)))) == len(names):
+            break
+    return ids
+
+
+def _refuse_twice(values, what):
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{what} {twice[0]!r} is there twice: rows could not be told apart; rename or remove one"
+        )
+
+
 class ImageNet:
     """ILSVRC2012 validation in either of its usual layouts.
 
-    One folder a class: `root/val/<wnid>/*.JPEG`. Flat, as the archive unpacks: `root/val/*.JPEG`,
-    with the development kit's `meta.mat` and `ILSVRC2012_validation_ground_truth.txt` in
-    `root/ILSVRC2012_devkit_t12/data`. Class indices count the sorted WNIDs, as torchvision's
-    do: the kit's, where it is there, else the folders'. `root/masks`, where it is there, holds
-    pixel masks as PNG.
+    One folder a class: `root/val/<wnid>/*.JPEG`, in further folders, too. Flat, as the archive
+    unpacks: `root/val/*.JPEG`, with the development kit's `meta.mat` and
+    `ILSVRC2012_validation_ground_truth.txt` in `root/ILSVRC2012_devkit_t12/data`. Class indices
+    count the sorted WNIDs, as torchvision's do: the kit's, where it is there, else those of the
+    folders in which there is a picture. `root/masks`, where it is there, holds pixel masks as PNG.
+
+    Ids are the pictures' names; where two class folders have one of the same name, folder/name.
 
     Raises:
         FileNotFoundError: no pictures, or a flat folder without the development kit.
@@ -70,32 +91,32 @@ class ImageNet:
     def __init__(self, root: str | Path, size: int = 224):
         self.root, self.size = Path(root), size
         folder = _require(self.root / "val", "ILSVRC2012")
-        paths = sorted(p for p in [*folder.glob("*"), *folder.glob("*/*")] if is_picture(p.name))
+        paths = pictures_below(folder)
         if not paths:
             raise FileNotFoundError(f"no picture under {folder} (see data/README.md)")
+        places = {path: path.relative_to(folder) for path in paths}
         kit = self.root / "ILSVRC2012_devkit_t12/data"
         if kit.is_dir() or any(path.parent == folder for path in paths):
             self.categories, truth = _read_devkit(kit)
         else:
-            folders = (p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-            self.categories, truth = sorted(folders), {}
+            self.categories, truth = sorted({place.parts[0] for place in places.values()}), {}
         index = {wnid: label for label, wnid in enumerate(self.categories)}
-        self.items = [(path, truth.get(path.stem, index.get(path.parent.name))) for path in paths]
-        self.items.sort(key=lambda item: item[0].name)
-        self.ids = [path.stem for path, _ in self.items]
+        paths.sort(key=lambda path: path.name)
+        self.items = [(places[p], truth.get(p.stem, index.get(places[p].parts[0]))) for p in paths]
+        self.ids = _ids(place.as_posix() for place, _ in self.items)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, i: int) -> Sample:
-        path, label = self.items[i]
+        place, label = self.items[i]
         if label is None:
             raise OSError(
-                f"{path.name} has no class: ILSVRC2012_validation_ground_truth.txt has no line for "
-                f"it, and its folder, {path.parent.name}, is none of the kit's WNIDs"
+                f"{place.name} has no class: ILSVRC2012_validation_ground_truth.txt has no line for "
+                f"it, and its folder, {(Path('val') / place).parts[-2]}, is none of the kit's WNIDs"
             )
-        sample = Sample(path.stem, open_image(path, self.size), (label,))
-        mask = self.root / "masks" / path.parent.name / f"{path.stem}.png"
+        sample = Sample(self.ids[i], open_image(self.root / "val" / place, self.size), (label,))
+        mask = (self.root / "masks" / place).with_suffix(".png")
         if mask.exists():
             sample.pixel_masks[label] = resize_mask(read_indices(mask) > 0, self.size)
         return sample
@@ -121,10 +142,16 @@ def _read_devkit(folder):
 
 
 class VOC2007:
-    """VOC2007, `root/VOCdevkit/VOC2007`, through torchvision; split: "test" or "trainval".
+    """VOC2007, `root/VOCdevkit/VOC2007`; split: "test" or "trainval". Other tools' files in its layout
+    are read as well: pictures with another ending than .jpg, names of elements in capitals or with a
+    namespace, lines "000001 -1" in the list.
 
     As in TorchRay, a picture's classes are those with an object that is not difficult, and the
     difficult objects of such a class count with the others.
+
+    Raises:
+        FileNotFoundError: no list of the pictures.
+        ValueError: the list is empty, or names a picture twice.
 
     >>> from thesis_lib.data.glyphs import CLASSES
     >>> from thesis_lib.data import GLYPHS
@@ -140,52 +167,131 @@ class VOC2007:
         categories: Iterable[str] = VOC_CATEGORIES,
         split: str = "test",
     ):
-        self.root, self.size, self.categories = Path(root), size, list(categories)
-        _require(self.root / f"VOCdevkit/VOC2007/ImageSets/Main/{split}.txt", f"VOC2007 {split}")
-        self.voc = VOCDetection(self.root, year="2007", image_set=split)
-        self.ids = [Path(path).stem for path in self.voc.images]
+        self.folder, self.size, self.categories = Path(root, "VOCdevkit/VOC2007"), size, list(categories)
+        file = _require(self.folder / f"ImageSets/Main/{split}.txt", f"VOC2007 {split}")
+        lines = (line.strip() for line in file.read_text("utf-8-sig").split("\n"))
+        self.ids = [self._name(line) for line in lines if line]
+        if not self.ids:
+            raise ValueError(f"{file} names no picture: it has one a line, such as 000001")
+        _refuse_twice(self.ids, f"in {file}, the picture")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, i: int) -> Sample:
         name = self.ids[i]
-        width, height, objects = self._read_annotation(self.voc.annotations[i])
-        pixels = open_image(self.voc.images[i], self.size, (width, height))
+        width, height, objects = self._read_annotation(self.folder / f"Annotations/{name}.xml")
+        pixels = open_image(self._path(name), self.size, (width, height))
         boxes: dict[int, list] = {}
         for label, box, _ in objects:
             boxes.setdefault(label, []).append(box)
         easy = {label for label, _, difficult in objects if not difficult}
         masks = {c: box_mask(boxes[c], width, height, self.size) for c in sorted(easy)}
         sample = Sample(name, pixels, tuple(masks), masks)
-        segmentation = self.root / f"VOCdevkit/VOC2007/SegmentationClass/{name}.png"
+        segmentation = self.folder / f"SegmentationClass/{name}.png"
         if segmentation.exists():
             values = read_indices(segmentation)
+            if values.shape != (height, width):
+                raise OSError(
+                    f"SegmentationClass/{name}.png is not of the size {width} x {height} of its picture"
+                )
             sample.pixel_masks = {c: resize_mask(values == c + 1, self.size) for c in masks}
         return sample
+
+    def _name(self, line):
+        """A picture's name from a line of a list: in the list of one class, a number behind it says
+        whether the picture shows it; some tools write the file's ending."""
+        line = line[: -len(Path(line).suffix)] if is_picture(Path(line).name) else line
+        flagged = re.fullmatch(r"(.+?)\s+(-1|0|1)", line)
+        return flagged[1] if flagged and not self._path(line).exists() else line
+
+    def _path(self, name):
+        """A picture's file: .jpg, or another ending that is there."""
+        usual = self.folder / f"JPEGImages/{name}.jpg"
+        endings = (e for ending in sorted(PICTURES) for e in (ending, ending.upper()))
+        others = (usual.with_name(usual.name.removesuffix(".jpg") + ending) for ending in endings)
+        return usual if usual.exists() else next((path for path in others if path.exists()), usual)
 
     def _read_annotation(self, path):
         """Width, height and (class index, box, whether difficult) of each object."""
         try:
             content = ElementTree.parse(path).getroot()
-            width, height = (int(content.findtext(f"size/{side}")) for side in ("width", "height"))
+            for element in content.iter():  # XML of some tools has a namespace, or <Difficult>
+                element.tag = element.tag.rpartition("}")[2].lower()
+            width, height = (_whole(_text(content, f"size/{side}"), side) for side in ("width", "height"))
             objects = []
             for item in content.findall("object"):
-                corners = (item.findtext(f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax"))
-                x0, y0, x1, y1 = map(float, corners)
-                box = (x0 - 1, y0 - 1, x1, y1)  # VOC counts from 1, both ends inclusive
-                if (category := item.findtext("name")) not in self.categories:
+                if (category := _text(item, "name")) not in self.categories:
                     raise ValueError(f"category {category} is unknown")
-                difficult = item.findtext("difficult", "0") != "0"
-                objects.append((self.categories.index(category), box, difficult))
-        except (OSError, SyntaxError, TypeError, ValueError) as error:
+                if len(item.findall("bndbox")) > 1:
+                    raise ValueError(
+                        f"an object ({category}) has more than one bndbox: make it several objects"
+                    )
+                corners = (_number(_text(item, f"bndbox/{k}"), k) for k in ("xmin", "ymin", "xmax", "ymax"))
+                x0, y0, x1, y1 = corners
+                box = (x0 - 1, y0 - 1, x1, y1)  # VOC counts from 1, both ends inclusive
+                _refuse_negative(box[2] - box[0], box[3] - box[1], f"({x0:g}, {y0:g}) to ({x1:g}, {y1:g})")
+                objects.append((self.categories.index(category), box, _difficult(item)))
+        except (LookupError, OSError, SyntaxError, TypeError, ValueError) as error:
             raise OSError(f"annotation {Path(path).name} cannot be used: {error}") from error
         return width, height, objects
 
 
+def _text(element, path):
+    if (text := element.findtext(path)) is None:
+        raise ValueError(f"<{path}> is missing")
+    return text.strip()
+
+
+def _difficult(item):
+    """Tools that do not ask write nothing, or 0. Unspecified, which some write, is refused with all
+    other words: it decides whether the picture has a class, and nobody has said so."""
+    said = (item.findtext("difficult") or "").strip().lower()
+    if said not in ("", "0", "false", "1", "true"):
+        raise ValueError(f"difficult is {said!r}: write 1 for an object to leave out, else 0")
+    return said in ("1", "true")
+
+
+def _number(value, what):
+    """A finite number, of text or JSON."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{what} is {value!r}, not a number")
+    return number
+
+
+def _whole(value, what):
+    """A side of a picture in pixels."""
+    try:
+        number = int(float(value))
+    except (OverflowError, TypeError, ValueError):
+        number = 0
+    if number < 1 or number != float(value):
+        raise ValueError(f"{what} is {value!r}: write the picture's {what} in pixels")
+    return number
+
+
+def _refuse_negative(width, height, box):
+    """A box of no area covers nothing; one whose sides are negative has its corners exchanged, or a
+    width for a corner, and would cover nothing although it means something."""
+    if width < 0 or height < 0:
+        raise ValueError(f"the box {box} ends before it begins: write the lesser corner first")
+
+
 class COCO2014:
-    """COCO 2014, `root/{split}2014/*.jpg` and `root/annotations/instances_{split}2014.json`,
-    through pycocotools; split: "val" or "train". Crowds count as any other object.
+    """COCO 2014, `root/{split}2014/*.jpg` and `root/annotations/instances_{split}2014.json`; split:
+    "val" or "train". Crowds count as any other object. Ids that are texts ("42") mean the same number;
+    annotations of pictures that are not listed are left out.
+
+    Ids of the pictures are their names; where two folders have one of the same name, folder/name.
+
+    Raises:
+        FileNotFoundError: no annotations.
+        ValueError: the file is damaged, lists no picture, an id or a name twice, or its annotations
+            belong to none of its pictures.
 
     >>> from thesis_lib.data import GLYPHS
     >>> scenes = COCO2014(GLYPHS / "coco")  # the embedded ones have this layout
@@ -194,52 +300,116 @@ class COCO2014:
     """
 
     def __init__(self, root: str | Path, size: int = 224, split: str = "val"):
-        from pycocotools.coco import COCO
-
         self.root, self.size, self.split = Path(root), size, split
         file = _require(self.root / f"annotations/instances_{split}2014.json", f"COCO2014 {split}")
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            self.coco = COCO(str(file))
-        known = sorted(self.coco.cats)
-        self.index = {category: k for k, category in enumerate(known)}
-        self.categories = [self.coco.cats[category]["name"] for category in known]
-        self.images = sorted(self.coco.imgs)
-        self.ids = [Path(self.coco.imgs[i]["file_name"]).stem for i in self.images]
+        try:
+            self._index(json.loads(file.read_bytes()))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            lacks = f"an entry lacks {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{file.name} cannot be used: {lacks}") from error
+
+    def _index(self, content):
+        """Pictures and categories in the order of their ids, and the annotations of each picture."""
+        images, categories = content["images"], content["categories"]
+        for entries, what in ((images, "the id of two images,"), (categories, "the id of two categories,")):
+            entries.sort(key=lambda entry: (len(_key(entry["id"])), _key(entry["id"])))  # 9 before 10
+            _refuse_twice([_key(entry["id"]) for entry in entries], what)
+        self.categories = [category["name"] for category in categories]
+        _refuse_twice(self.categories, "the category")
+        self.index = {_key(category["id"]): k for k, category in enumerate(categories)}
+        # Windows' paths; addresses, of which the last part is the file
+        names = [image["file_name"].replace("\\", "/") for image in images]
+        self.files = [name.rpartition("/")[2] if "://" in name else name for name in names]
+        self.ids, self.images = _ids(self.files), images
+        _refuse_twice(self.ids, "the picture")
+        if not images:
+            raise ValueError("it lists no picture")
+        self.annotations = {_key(image["id"]): [] for image in images}
+        every = content.get("annotations", [])
+        for item in every:
+            self.annotations.get(_key(item["image_id"]), []).append(item)
+        if every and not any(self.annotations.values()):
+            raise ValueError("no image_id of its annotations is the id of one of its images")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, i: int) -> Sample:
-        image = self.coco.imgs[self.images[i]]
-        width, height = image["width"], image["height"]
-        path = self.root / f"{self.split}2014" / image["file_name"]
-        pixels = open_image(path, self.size, (width, height))
-        nothing = np.zeros((height, width), bool)
+        image, path = self.images[i], self.root / f"{self.split}2014" / self.files[i]
         boxes: dict[int, list] = {}
         covers: dict[int, np.ndarray] = {}
-        unknown = set()
-        for item in self.coco.imgToAnns.get(self.images[i], ()):
-            try:
-                if item["category_id"] not in self.index:
-                    raise ValueError(f"category {item['category_id']} is unknown")
-                label = self.index[item["category_id"]]
-                x, y, w, h = item["bbox"]
+        what, unknown = "size", set()
+        try:
+            width, height = (_whole(image.get(side), side) for side in ("width", "height"))
+            for item in self.annotations[_key(image["id"])]:
+                what = f"annotation {item.get('id')}"
+                category = item.get("category_id")
+                if (label := self.index.get(_key(category))) is None:
+                    raise ValueError(f"category {category} is unknown")
+                if len(box := item.get("bbox") or ()) != 4:
+                    raise ValueError(f"bbox is {item.get('bbox')}, not x, y, width, height")
+                x, y, w, h = (_number(value, "bbox") for value in box)
+                _refuse_negative(w, h, f"[{x:g}, {y:g}, {w:g}, {h:g}]")
                 boxes.setdefault(label, []).append((x, y, x + w, y + h))
                 if item.get("segmentation"):
-                    covers[label] = covers.get(label, nothing) | self.coco.annToMask(item)
+                    cover = _outline(item["segmentation"], width, height)
+                    covers[label] = covers.get(label, False) | cover
                 else:
                     unknown.add(label)  # a box without an outline
-            except Exception as error:  # pycocotools raises bare Exceptions
-                raise OSError(
-                    f"annotation {item.get('id')} of {path.name} cannot be used: {error}"
-                ) from error
+        except Exception as error:  # pycocotools raises bare Exceptions
+            raise OSError(f"{what} of {path.name} cannot be used: {error}") from error
+        pixels = open_image(path, self.size, (width, height))
         masks = {c: box_mask(boxes[c], width, height, self.size) for c in sorted(boxes)}
         exact = {c: resize_mask(covers[c], self.size) for c in masks if c not in unknown}
         return Sample(self.ids[i], pixels, tuple(masks), masks, exact)
 
 
+def _key(number):
+    """An id as text: 42, 42.0 (a table had gaps) and "42" are one."""
+    return str(int(number) if isinstance(number, float) and number.is_integer() else number)
+
+
+def _outline(segmentation, width, height):
+    """The pixels (H, W) of an object: polygons [[x, y, ...], ...], or run lengths down the columns,
+    outside and inside in turn, as a list or as COCO's text."""
+    from pycocotools import mask as coco_mask
+
+    if isinstance(segmentation, list):
+        polygons = [[_number(value, "a corner") for value in polygon] for polygon in segmentation]
+        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+            raise ValueError(
+                "a polygon has three corners or more, two numbers each: [[x, y, x, y, x, y, ...]]"
+            )
+        # pycocotools walks along every edge, and takes the memory for it.
+        if any(abs(value) > 10 * max(width, height) for polygon in polygons for value in polygon):
+            raise ValueError("a corner of its polygon lies far outside the picture")
+        return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))) > 0
+    runs = segmentation["counts"]
+    runs = np.array(_runs(runs) if isinstance(runs, str) else runs, int)
+    # pycocotools would fill what is missing with whatever memory holds.
+    if segmentation["size"] != [height, width] or (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"its run lengths do not make up {height} x {width}, the picture's height and width")
+    return np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape(width, height).T
+
+
+def _runs(text):
+    """Run lengths from COCO's text: five bits a letter, the least first, a sixth where more follow;
+    from the fourth on, each is the difference to the one before the last."""
+    runs, value, shift = [], 0, 0
+    for letter in text.encode():
+        bits = letter - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)  # the sign
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return runs
+
+
 class Folder:
-    """Any pictures under a folder, without labels.
+    """Any pictures under a folder, without labels, as `pictures_below` finds them; ids are their paths
+    in it, with their endings where two differ in nothing else.
 
     >>> from thesis_lib.data import GLYPHS
     >>> Folder(GLYPHS / "ILSVRC2012/val/04_telephone").ids[0]
@@ -250,7 +420,7 @@ class Folder:
         self.size = size
         self.categories: list[str] = []
         folder = _require(root, "the folder of pictures")
-        self.paths = sorted(path for path in folder.rglob("*") if is_picture(path.name))
+        self.paths = pictures_below(folder)
         if not self.paths:
             raise FileNotFoundError(f"no picture ({', '.join(sorted(PICTURES))}) under {folder}")
         names = [p.relative_to(folder) for p in self.paths]

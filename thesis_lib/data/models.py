@@ -1,7 +1,10 @@
 """Networks by name: the embedded ones, and every classifier that torchvision or timm has."""
 
+import argparse
 import difflib
 import json
+import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +23,8 @@ from thesis_lib.data import REPOSITORY
 from thesis_lib.registry import Registry, UnknownName
 
 WEIGHTS = REPOSITORY / "data" / "weights"
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".tar")  # by torch.save, whatever programs call it
+TRAINED_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads of GoogLeNet and Inception that explain nothing
 VGG19: list[Any] = [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"]
 
 
@@ -114,10 +119,12 @@ NETWORKS["vit_glyphs_scenes"] = Network(
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """A state dict (float32, on the CPU) and the file's metadata, without executing any pickle.
 
+    Of a training checkpoint, it is the one state dict that the checkpoint holds.
+
     Raises:
         FileNotFoundError: nothing at `path`.
-        ValueError: another format, a damaged file, a pickle that holds more than tensors (nothing
-            in it is run), no plain dict of tensors, NaN or infinite weights.
+        ValueError: another format, a damaged file, a pickle with code (nothing in it is run), no
+            state dict or several, NaN or infinite weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -129,23 +136,42 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
                 facts = file.metadata() or {}
         except SafetensorError as error:
             raise ValueError(f"{path.name} is damaged, or no .safetensors file: {error}") from error
-    elif path.suffix in (".pt", ".pth"):
+    elif path.suffix in PICKLES:
         try:
-            state, facts = torch.load(path, map_location="cpu", weights_only=True), {}
+            # Training scripts, torchvision's and timm's too, keep their arguments in a checkpoint.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state, facts = torch.load(path, map_location="cpu", weights_only=True), {}
         except Exception as error:  # UnpicklingError for code, others for a damaged file
             raise ValueError(
                 f"{path.name} cannot be read as plain tensors, and code in weights is never run: "
                 "save network.state_dict() alone, or as .safetensors"
             ) from error
     else:
-        raise ValueError(f"weights must be .safetensors, .pt or .pth, not {path.name}")
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(f"weights must be .safetensors, {', '.join(PICKLES)}, not {path.name}")
+    if isinstance(state, dict) and not _is_state(state):
+        inside = [key for key, value in state.items() if _is_state(value)]
+        if len(inside) > 1:  # the network, and its running mean: they give other numbers
+            raise ValueError(
+                f"{path.name} holds several state dicts ({', '.join(map(str, inside))}): save the "
+                "one that you mean alone, as torch.load(file)[name]"
+            )
+        state = state[inside[0]] if inside else None
+    if not _is_state(state):
         raise ValueError(f"{path.name} is no state dict: save network.state_dict() alone")
     state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     bad = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
     if bad:
         raise ValueError(f"{path.name} holds NaN or infinite values in {', '.join(bad[:3])}")
     return state, facts
+
+
+def _is_state(value):
+    """Whether it is a dict of tensors by their names, and not an empty one."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(k, str) and torch.is_tensor(v) for k, v in value.items())
+    )
 
 
 def _check_name(name):
@@ -160,14 +186,27 @@ def _check_name(name):
     else:
         names = sorted({*NETWORKS, *torchvision.models.list_models(module=torchvision.models)})
         found = name in names
+        if not found and name in torchvision.models.list_models():
+            family = torchvision.models.get_model_builder(name).__module__.split(".")[2]
+            raise UnknownName(
+                f"{name} is of torchvision.models.{family}, and only torchvision's classifiers of "
+                "pictures, in floating point, are explained: see torchvision.models"
+            )
     if not found:
         close = difflib.get_close_matches(name, names)
         hint = f"did you mean {' or '.join(close)}?" if close else "see torchvision.models"
         raise UnknownName(f"no network is called {name!r}; {hint}")
 
 
-def build(name: str, pretrained: bool = False, classes: int | None = None) -> nn.Module:
-    """The bare network, with `classes` outputs if given."""
+def build(
+    name: str, pretrained: bool = False, classes: int | None = None, side: int | None = None
+) -> nn.Module:
+    """The bare network, with `classes` outputs and, torchvision's ViTs, for pictures of `side`
+    pixels, if given.
+
+    What torchvision sets together with its weights is set without them too, because a file of
+    weights does not say it: GoogLeNet and Inception normalise their input again.
+    """
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     missing = FileNotFoundError(
         f"the pretrained weights of {name} are neither in the cache of torchvision or timm nor to "
@@ -185,6 +224,10 @@ def build(name: str, pretrained: bool = False, classes: int | None = None) -> nn
             raise ValueError(f"timm has no {name}: {error}") from error
         except Exception as error:  # of several libraries that download
             raise missing if pretrained else error from error
+    if side is not None:
+        options["image_size"] = side
+    if name in ("googlenet", "inception_v3") and not pretrained:
+        options |= {"transform_input": True, "aux_logits": False, "init_weights": False}
     try:
         weights = "DEFAULT" if pretrained else None
         return torchvision.models.get_model(name, weights=weights, **options)
@@ -195,9 +238,64 @@ def build(name: str, pretrained: bool = False, classes: int | None = None) -> nn
 def head_of(name: str, network: Any) -> str:
     """The key in the state dict of a parameter that has one row for each class."""
     if name.startswith("timm/"):
-        layers = network.pretrained_cfg["classifier"]
+        layers = network.pretrained_cfg.get("classifier") or ""  # none in an encoder
         return f"{layers if isinstance(layers, str) else layers[0]}.weight"
     return list(network.state_dict())[-1]  # torchvision puts the classifier last
+
+
+def _renamed(state, own):
+    """A file's state dict by the names that the network has, `own`, as far as they can be told."""
+    names = {
+        # torch.compile's, and those of torchvision's own files of DenseNets.
+        key: re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", key.replace("_orig_mod.", ""))
+        for key in state
+        if key != "n_averaged"  # a count, in torch's running mean of a network
+    }
+    while names and own.isdisjoint(names.values()):  # what wraps a network puts its name before all of them
+        prefix = next(iter(names.values())).partition(".")[0] + "."
+        if not all(name.startswith(prefix) for name in names.values()):
+            break
+        names = {key: name.removeprefix(prefix) for key, name in names.items()}
+    return {
+        name: state[key] for key, name in names.items() if name in own or not name.startswith(TRAINED_ONLY)
+    }
+
+
+def _with_weights(name: str, state: dict[str, torch.Tensor], file: str | Path) -> nn.Module:
+    """The network called `name` with a file's state dict, of its size; ValueError if it does not fit."""
+    network: Any = build(name)
+    own, sizes = network.state_dict(), dict[str, Any]()
+    state = _renamed(state, own.keys())
+    head, positions = head_of(name, network), "encoder.pos_embedding"  # torchvision's: (1, tokens, width)
+    if head in state and state[head].ndim and len(state[head]) != len(own.get(head, ())):
+        sizes["classes"] = len(state[head])
+    if positions in state and positions in own and state[positions].shape != own[positions].shape:
+        patches = state[positions].numel() // own[positions].shape[2] - 1  # without the class token
+        sizes["side"] = math.isqrt(max(patches, 0)) * network.patch_size
+    if sizes:
+        network = build(name, **sizes)
+        own = network.state_dict()
+    reshaped = [key for key, value in state.items() if key in own and value.shape != own[key].shape]
+    fitting: Any = OrderedDict((key, value) for key, value in state.items() if key not in reshaped)
+    # MNASNet asks for its version. Other modules take no version for an old one, and mend names.
+    fitting._metadata = {"": {"version": network._version}}
+    lacking, besides = network.load_state_dict(fitting, strict=False)
+    faults = {
+        "lacks": [key for key in lacking if key not in reshaped],
+        "has besides": besides,
+        "has in another shape": reshaped,
+    }
+    said = [
+        f"{what} {', '.join(keys[:3])}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        for what, keys in faults.items()
+        if keys
+    ]
+    if said:
+        raise ValueError(
+            f"{file} does not fit {name}: it {', '.join(said)}; name the network that it was saved "
+            "from, or build that network and give it to tl.Classifier"
+        )
+    return network
 
 
 def load_classifier(
@@ -216,7 +314,8 @@ def load_classifier(
             (which the library fills by a download, if it can); "random" for untrained ones
             (seeded); or the path of a .safetensors or .pt file, a relative one from the current
             directory or, where nothing is there, from the repository's root. A file's own number
-            of classes is used.
+            of classes is used. It may be a training checkpoint that holds one state dict, and its
+            names may all begin alike, as in "module.conv1.weight".
         layer: the explained layer, such as "features.35"; None finds the last spatial one.
         device: None for CUDA where there is one, else the CPU.
         bf16: the network computes in bfloat16, which GPUs do faster; maps and scores change a
@@ -224,10 +323,14 @@ def load_classifier(
 
     Returns:
         a Classifier in eval mode with frozen parameters, in channels_last layout. It normalises as
-        ImageNet networks do, and timm's as each of them says.
+        torchvision's and timm's pretrained weights of that name do, whatever weights are taken.
+        "googlenet" and "inception_v3" then normalise once more, as torchvision's pretrained ones
+        do: one that was trained without is `tl.Classifier(network)`. A thousand outputs without
+        names in the file have ImageNet's.
 
     Raises:
-        ValueError: unknown name, weights of another network, NaN weights, a pickle with code.
+        ValueError: unknown name, weights of another network, NaN weights, a pickle with code,
+            a checkpoint with several state dicts.
         FileNotFoundError: no such file; or not in the library's cache, and no network.
         ImportError: a name of timm, which is not installed.
 
@@ -238,6 +341,8 @@ def load_classifier(
     'tench'
     """
     _check_name(name)
+    if not isinstance(weights, str | Path | None):
+        raise TypeError(f'weights are None, "random" or the path of a file, not {weights!r:.80}')
     facts: dict[str, str] = {}
     if weights is None and name in NETWORKS:
         weights = NETWORKS[name].weights  # None for torchvision's
@@ -250,22 +355,22 @@ def load_classifier(
             if not path.exists() and (REPOSITORY / path).exists():
                 path = REPOSITORY / path
             state, facts = read_weights(path)
-            network = build(name)
-            head = head_of(name, network)
-            if head in state and len(state[head]) != len(network.state_dict().get(head, ())):
-                network = build(name, classes=len(state[head]))
-            try:
-                network.load_state_dict(state)
-            except RuntimeError as error:
-                raise ValueError(f"{weights} does not fit {name}: {error}") from error
+            network = _with_weights(name, state, weights)
     classes = len(network.state_dict().get(head_of(name, network), ()))
     if not classes:  # timm has networks that are made to be trained on
         raise ValueError(f"{name} has features and no classes: give a file of weights that has")
     categories = json.loads(facts["categories"]) if "categories" in facts else None
-    of_imagenet = name not in NETWORKS or NETWORKS[name].dataset == "imagenet"
-    if categories is None and of_imagenet and classes == 1000:
-        categories = torchvision.models.VGG19_Weights.DEFAULT.meta["categories"]
+    if categories and len(categories) != classes:
+        raise ValueError(
+            f"{weights} names {len(categories)} categories and has {classes} outputs: save it anew"
+        )
     normalisation = getattr(network, "pretrained_cfg", {})  # timm's
+    own = NETWORKS[name].build if name in NETWORKS else None
+    if own is None and not name.startswith("timm/"):
+        preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        normalisation = {"mean": preset.mean, "std": preset.std}
+    if categories is None and own is None and classes == 1000:
+        categories = torchvision.models.VGG19_Weights.DEFAULT.meta["categories"]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = (
         network.eval()

@@ -1,12 +1,45 @@
 """Any picture or mask from a file, as tensors."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.functional import pil_to_tensor
+
+from thesis_lib.data import is_picture
+
+
+def pictures_below(folder: str | Path) -> list[Path]:
+    """Files that are pictures by their names, in `folder` and all folders in it, sorted.
+
+    Links to folders are followed. A folder that several ways lead to counts once, where it really
+    is if that is below `folder` too: rows of one picture under two names would make n too large,
+    and a link to a folder around it would never end. Hidden folders and macOS's __MACOSX are none.
+
+    Raises OSError where a folder cannot be listed: its pictures would be missing without a word.
+
+    >>> from thesis_lib.data import GLYPHS
+    >>> len(pictures_below(GLYPHS / "ILSVRC2012/val"))
+    320
+    """
+
+    def fail(error):
+        raise error
+
+    found, seen, starts = [], set(), [Path(folder)]
+    for start in starts:  # grows by the links on the way, so that they come after real folders
+        for here, folders, files in os.walk(start, onerror=fail):
+            if (real := os.path.realpath(here)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
+            starts += [link for name in folders if (link := Path(here, name)).is_symlink()]
+            found += [Path(here, name) for name in files if is_picture(name)]
+    return sorted(found)
 
 
 def read_picture(source: str | Path, annotated: tuple[int, int] | None = None) -> Image.Image:
@@ -16,7 +49,11 @@ def read_picture(source: str | Path, annotated: tuple[int, int] | None = None) -
     A note in the file that it is to be turned (EXIF) is followed, unless the picture as stored has
     the width and height that it was `annotated` at: then the boxes belong to it as stored.
 
-    Raises OSError, with the file's name: no picture, cut off, too large.
+    Greys of 16 or 32 bits become 8: white is 255 where no value is above it, else 65,535; of
+    floating-point numbers it is 1, else 255.
+
+    Raises OSError, with the file's name: no picture, cut off, too large; greys beyond these, or so
+    dark that another value must be white (12 bits in a file of 16).
 
     >>> from thesis_lib.data import GLYPHS
     >>> read_picture(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG").size
@@ -26,11 +63,35 @@ def read_picture(source: str | Path, annotated: tuple[int, int] | None = None) -
         with Image.open(source) as image:
             image.load()
             picture = image if image.size == annotated else ImageOps.exif_transpose(image)
-            if picture.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-                picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+            if picture.mode[0] in "IF":  # more than 8 bits, which Pillow would clip at 255
+                grey = _grey(np.asarray(picture))
+                if getattr(image, "tag_v2", {}).get(262) == 0:  # a TIFF says that 0 is white
+                    grey = 255 - grey  # Pillow sees to it for 8 bits only
+                picture = Image.fromarray(grey)
             return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    except UnidentifiedImageError as error:
+        raise OSError(
+            f"{Path(source).name} is not a readable picture: it is damaged, or of a kind that Pillow does "
+            "not know, such as HEIC; then convert it to PNG or JPEG"
+        ) from error
     except Exception as error:  # Pillow's readers raise many kinds of it on broken files
         raise OSError(f"{Path(source).name} is not a readable picture: {error}") from error
+
+
+def _grey(values):
+    """Greys (H, W) of 16 or 32 bits as uint8. Files do not say which value is white: int32 arrays are
+    saved with values of 8, 12 and 16 bits, float32 ones with 0 to 1 and 0 to 255."""
+    low, high = values.min(), values.max()  # NaN, which is below no white, where there is one
+    floats = values.dtype.kind == "f"
+    white = next((w for w in ((1, 255) if floats else (255, 65535)) if high <= w), None)
+    # No value above a sixteenth of white: that is another white, not a dark picture. (14 bits in a file
+    # of 16 cannot be told from a dark one. Nothing but 0 is black whatever white is.)
+    if white is None or low < 0 or 0 < high < white / 16:
+        raise ValueError(
+            f"its values go from {low:g} to {high:g}, which does not say what white is: "
+            "save it with 8 bits, 0 for black and 255 for white"
+        )
+    return (values >> 8 if white == 65535 else np.rint(values * (255 / white))).astype(np.uint8)
 
 
 def open_image(source: str | Path, size: int, annotated: tuple[int, int] | None = None) -> torch.Tensor:
@@ -76,9 +137,14 @@ def box_mask(
 
 
 def read_indices(path: Path) -> np.ndarray:
-    """The values of a palette or grey PNG, (H, W)."""
+    """The values of a palette or grey PNG, (H, W).
+
+    Raises OSError, with the file's name: no picture, or one of colours.
+    """
     try:
         with Image.open(path) as image:
+            if len(image.getbands()) > 1:
+                raise ValueError(f"it has colours ({image.mode}), and a mask has one number a pixel")
             return np.array(image)
     except Exception as error:
         raise OSError(f"{path.name} is not a readable mask: {error}") from error

@@ -12,6 +12,7 @@ draws one, and `open_dataset(name, root, subset=file)` reads it.
 """
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,13 @@ from typing import Any
 
 def write(path: str | Path, title: str, ids: Sequence[str], total: int, seed: int) -> None:
     """An index list of a dataset of `total` pictures."""
+    comment = f"# {' '.join(title.split())}, {len(ids):,} of {total:,} pictures, drawn with seed {seed}"
+    # Quoted here: csv.writer leaves a carriage return bare before Python 3.13.
+    fields = ('"' + i.replace('"', '""') + '"' if not i or re.search(r'[,"\r\n]', i) else i for i in ids)
+    data = "".join(f"{line}\n" for line in [comment, "id", *fields]).encode()  # fails before it overwrites
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        file.write(f"# {title}, {len(ids):,} of {total:,} pictures, drawn with seed {seed}\n")
-        csv.writer(file, lineterminator="\n").writerows([["id"], *([name] for name in ids)])
+    path.write_bytes(data)
 
 
 def read(path: str | Path) -> tuple[list[str], int | None]:
@@ -32,24 +35,41 @@ def read(path: str | Path) -> tuple[list[str], int | None]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no column id, no ids, one twice, or fewer than its comment says.
+        ValueError: not UTF-8, no column id, no ids, one twice, fewer than its comment says, or a line
+            that is not one of a CSV file with these columns.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no index list at {path}: see python -m thesis_lib.data.draw -h")
-    lines = path.read_text("utf-8").splitlines()
-    comment = " ".join(line for line in lines if line.startswith("#"))
-    rows = csv.DictReader(line for line in lines if line and not line.startswith("#"))
-    if "id" not in (rows.fieldnames or ()):
-        raise ValueError(f"{path.name} is no index list: it has no column id")
-    ids = [row["id"] for row in rows]
-    size = re.search(r"([\d,]+) of [\d,]+ pictures", comment)
-    if not ids or (size and int(size[1].replace(",", "")) != len(ids)):
-        raise ValueError(f"{path.name} is cut off: {len(ids):,} ids, its comment is {comment!r}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # Excel begins it with a byte-order mark
+        # Above the first other line: an id, too, may begin with #.
+        comment, rest = re.fullmatch(r"((?:#[^\r\n]*|[\r\n])*)(.*)", text, re.S).groups()
+        rows = csv.DictReader(io.StringIO(rest, newline=""), strict=True)
+        if "id" not in (rows.fieldnames or ()):
+            raise ValueError(
+                f"it has no column id, but {', '.join(map(repr, rows.fieldnames or ['nothing']))}"
+            )
+        ids = [row["id"] for row in map(_whole, rows)]
+    except (csv.Error, ValueError) as error:
+        raise ValueError(
+            f"{path.name} is no index list ({error}): save it as CSV in UTF-8 with commas, a line `id`, "
+            "then an id a line, in quotes if it has a comma or a quote in it"
+        ) from error
+    sizes = re.findall(r"([\d,]+) of [\d,]+ pictures", comment)  # the last: a title may say one, too
+    if not ids or (sizes and int(sizes[-1].replace(",", "")) != len(ids)):
+        raise ValueError(f"{path.name} is cut off: {len(ids):,} ids, its comment is {comment.strip()!r}")
     if len(set(ids)) < len(ids):
         raise ValueError(f"{path.name} names a picture twice")
-    seed = re.search(r"seed (\d+)", comment)
-    return ids, int(seed[1]) if seed else None
+    seeds = re.findall(r"seed (-?\d+)", comment)
+    return ids, int(seeds[-1]) if seeds else None
+
+
+def _whole(row):
+    """A row with as many fields as the header has."""
+    if None in row or None in row.values():
+        raise ValueError(f"the line of {row['id']!r} has more or fewer fields than the first")
+    return row
 
 
 class Subset:

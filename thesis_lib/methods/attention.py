@@ -6,6 +6,7 @@ A ViT is taken apart by `open_vit`, relevance runs back through it in `relevance
 import torch
 from torch import Tensor
 
+from thesis_lib.checks import checked, whole
 from thesis_lib.classifier import Classes, Classifier
 from thesis_lib.layers import token_grid
 from thesis_lib.methods.base import METHODS, explainer
@@ -21,6 +22,7 @@ from thesis_lib.methods.relevance import attention_relevance
     source="Chefer et al., CVPR 2021",
 )
 @explainer(share=4)  # measured: its many matrices L x L are faster in a CPU's cache
+@checked(start_layer=(whole,))
 def transformer_attribution(
     clf: Classifier,
     images: Tensor,

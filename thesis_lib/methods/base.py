@@ -8,7 +8,7 @@ import torch
 
 from thesis_lib.counts import count
 from thesis_lib.kernels import min_max, resize
-from thesis_lib.layers import eval_mode
+from thesis_lib.layers import undisturbed
 from thesis_lib.registry import Registry
 
 
@@ -71,7 +71,7 @@ def explainer(share: int = 1) -> Callable:
     The function, `(clf, images, classes or None, **settings)`, returns raw maps (n, h, w);
     the method takes any number of images and returns maps (N, H, W) in [0, 1], float32 (float64
     for a float64 network). A map that is flat or not finite becomes zero and is counted. The
-    function runs without a graph, and with the network in eval mode.
+    function runs without a graph, and with the network in eval mode and autocast off.
 
     share: the batches are 1/share of the classifier's, where one image needs much memory.
 
@@ -92,7 +92,7 @@ def explainer(share: int = 1) -> Callable:
             n = max(1, clf.batch // share)
             parts = images.split(n)
             targets = [None] * len(parts) if classes is None else classes.split(n)
-            with eval_mode(clf.network), torch.no_grad():
+            with undisturbed(clf.network), torch.no_grad():
                 raw = [function(clf, p, t, **settings) for p, t in zip(parts, targets, strict=True)]
                 maps = min_max(resize(torch.cat(raw)[:, None], images.shape[-2:]))[:, 0]
             count("flat maps", (maps.amax((1, 2)) == 0).sum())

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from thesis_lib.checks import checked, number, one_of, whole
 from thesis_lib.classifier import Classes, Classifier, resolve_classes
 from thesis_lib.counts import count
 from thesis_lib.kernels import (
@@ -90,6 +91,7 @@ def score_cam(
     "Group-CAM", colour="#CC79A7", line=(0, (3, 1, 1, 1)), source="Zhang et al., arXiv 2103.13859, 2021"
 )
 @explainer(share=4)
+@checked(groups=(whole, 1), theta=(number, 0, 100), score=(one_of, "logit", "probability"))
 def group_cam(
     clf: Classifier,
     images: Tensor,
@@ -109,7 +111,7 @@ def group_cam(
 
     Args:
         clf, images, classes, batch: as `grad_cam`, and the result.
-        groups: B, the number of masks.
+        groups: B, the number of masks; with more than the layer has channels, those without one are flat.
         theta: percentile, 0 to 100.
         score: F_c is the "probability" (the authors) or the "logit".
 
@@ -118,10 +120,11 @@ def group_cam(
     >>> counts["forward images"] + counts["flat groups"]  # bare, 8 masks, blurred
     10
     """
+    blurred = blur(images)  # first: it refuses small images
     features, gradients, _, classes = clf.features_and_gradients(images, classes)
     masks = group_sum(features, gradients.mean((-2, -1)), groups).relu()
     masks = resize(percentile_denoise(masks, theta), images.shape[-2:])
     alive = usable(masks)
     masks = min_max(masks)
-    weights = mask_weights(clf, images, blur(images), masks, alive, classes, score)
+    weights = mask_weights(clf, images, blurred, masks, alive, classes, score)
     return weighted_sum(weights, masks, alive).relu()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from thesis_lib.checks import checked, number, one_of, several, whole
 from thesis_lib.classifier import Classes, Classifier
 from thesis_lib.counts import count
 from thesis_lib.kernels import (
@@ -24,6 +25,7 @@ from thesis_lib.kernels import (
 from thesis_lib.methods.base import METHODS, explainer
 from thesis_lib.methods.masks import mask_weights, weighted_sum
 
+GATES = "prediction", "always"
 CHUNK = 2**22  # elements at full resolution that CAMERAS holds: 16 MB in float32; off the CPU 256
 
 
@@ -33,15 +35,16 @@ def scale_sizes(size: Sequence[int], sizes: Sequence[int] | None = None) -> list
     sizes: lengths of the shorter side; the aspect is kept. None: its own and 100, 200, ..., 700
     more, so 224, 324, ..., 924.
 
+    Raises TypeError or ValueError for what is no list of whole numbers from 1 on.
+
     >>> scale_sizes((224, 448), [224, 324])
     [(224, 448), (324, 648)]
     """
     shorter = min(size)
     if sizes is None:
         sizes = range(shorter, shorter + 800, 100)
-    if not len(sizes) or min(sizes) < 1:
-        raise ValueError(f"sizes are lengths of the shorter side, such as [224, 324], not {sizes}")
-    return [tuple(round(side * length / shorter) for side in size) for length in sizes]
+    lengths = several(sizes, "sizes", whole, 1)
+    return [tuple(round(side * length / shorter) for side in size) for length in lengths]
 
 
 def scaled_inputs(
@@ -71,7 +74,7 @@ def explain_scales(
         clf, images, classes: as `grad_cam`.
         sizes: as `scale_sizes`.
         gate: "prediction" keeps the scales whose predicted class is the explained one, and always
-            the first, which is the image itself; "always" keeps all.
+            the image itself (the first, where its own size is not among them); "always" keeps all.
         mode: how images are enlarged, as `torch.nn.functional.interpolate` has it.
 
     Returns:
@@ -81,20 +84,20 @@ def explain_scales(
     >>> [tuple(a.shape) for a in features]
     [(1, 64, 14, 14), (1, 64, 28, 28)]
     """
-    if gate not in ("prediction", "always"):
-        raise ValueError(f'gate is "prediction" or "always", not {gate!r}')
+    one_of(gate, "gate", *GATES)
     own = tuple(images.shape[-2:])
-    if classes is None and scale_sizes(own, sizes)[0] != own:
+    scales = scale_sizes(own, sizes)
+    certain = scales.index(own) if own in scales else 0
+    if classes is None and scales[0] != own:
         classes = clf.predict(images)  # the class is the image's own, whatever the scales
     features: list[Tensor] = []
     gradients: list[Tensor] = []
     kept: list[Tensor] = []
-    for scaled in scaled_inputs(images, sizes, mode):
+    for t, scaled in enumerate(scaled_inputs(images, sizes, mode)):
         a, g, logits, explained = clf.features_and_gradients(scaled, classes)
         features.append(a)
         gradients.append(g)
-        first_or_all = gate == "always" or not kept
-        kept.append((logits.argmax(1) == explained) | first_or_all)
+        kept.append((logits.argmax(1) == explained) | (gate == "always" or t == certain))
         classes = explained
     keep = torch.stack(kept)
     count("skipped scales", (~keep).sum())
@@ -150,6 +153,7 @@ def group_masks(
 
 @METHODS.entry("CAMERAS", colour="#555555", line=(0, (1, 1)), source="Jalwana et al., CVPR 2021")
 @explainer(share=4)
+@checked(sizes=(several, whole, 1), gate=(one_of, *GATES))
 def cameras(
     clf: Classifier,
     images: Tensor,
@@ -193,6 +197,14 @@ def cameras(
     source="the thesis, chapter 3; Xiang et al., ICME 2023",
 )
 @explainer(share=4)
+@checked(
+    groups=(whole, 1),
+    theta=(number, 0, 100),
+    score=(one_of, "logit", "probability"),
+    sizes=(several, whole, 1),
+    gate=(one_of, *GATES),
+    fuse=(one_of, "denoised", "normalised"),
+)
 def msg_cam(
     clf: Classifier,
     images: Tensor,
@@ -212,7 +224,7 @@ def msg_cam(
 
     Args:
         clf, images, classes, batch: as `grad_cam`, and the result.
-        groups: B, the number of masks.
+        groups: B, the number of masks; as `group_cam`.
         theta: percentile of equation 3-8, at full resolution.
         score: F_c of equation 3-11 is the "logit" (section 3.3.1) or the "probability".
         sizes: as `scale_sizes`, equation 3-2.
@@ -223,14 +235,12 @@ def msg_cam(
     >>> maps.shape, float(maps.max())
     (torch.Size([1, 224, 224]), 1.0)
     """
-    if fuse not in ("denoised", "normalised"):
-        raise ValueError(f'fuse is "denoised" or "normalised", not {fuse!r}')
-    size = images.shape[-2:]
+    size, blurred = images.shape[-2:], blur(images)  # first: it refuses small images
     features, gradients, keep, classes = explain_scales(clf, images, classes, sizes, gate)
     weights = fused_weights(gradients, keep, size)
     masks = group_masks(features, weights, keep, groups, size)
     masks = percentile_denoise(masks, theta)
     alive = usable(masks)
     shown = min_max(masks)  # M'_r, equation 3-9
-    alpha = mask_weights(clf, images, blur(images), shown, alive, classes, score)
+    alpha = mask_weights(clf, images, blurred, shown, alive, classes, score)
     return weighted_sum(alpha, masks if fuse == "denoised" else shown, alive).relu()

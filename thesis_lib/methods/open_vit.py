@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from thesis_lib.classifier import Classes, Classifier, resolve_classes
-from thesis_lib.layers import eval_mode
+from thesis_lib.layers import undisturbed
 
 
 class Block(NamedTuple):
@@ -82,7 +82,7 @@ def open_vit(clf: Classifier, images: Tensor, classes: Classes = None) -> Trace:
     network = clf.network
     if any(p.is_floating_point() and p.dtype != clf.dtype for p in network.parameters()):
         raise ValueError("relevance needs more digits than bfloat16 has: use network.float()")
-    with eval_mode(network), torch.inference_mode(False):
+    with undisturbed(network), torch.inference_mode(False):
         blocks, norm, layers, first = _read(network)
         tokens = []
 
@@ -145,7 +145,12 @@ def _run(block, x):
 
 
 def _read(network):
-    """The blocks of a torchvision or timm ViT, its last norm, its head's layers, and its first block."""
+    """The blocks of a torchvision or timm ViT, its last norm, its head's layers, and its first block.
+
+    It may be in a wrapper: what that adds shows in the logits.
+    """
+    inside = (m for m in network.modules() if hasattr(m, "blocks") or hasattr(m, "encoder"))
+    network = next(inside, network)
     try:
         if hasattr(network, "encoder"):  # torchvision
             layers, norm, head = network.encoder.layers, network.encoder.ln, network.heads

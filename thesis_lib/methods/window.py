@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
+from thesis_lib.checks import check_settings, has_outputs, number, one_of, several, whole
 from thesis_lib.classifier import Classifier
 from thesis_lib.counts import count
 from thesis_lib.kernels import fuse_windows, low_pass, resize, take_windows, window_corners
@@ -56,8 +57,9 @@ def enhance(
         a method, `(clf, images, classes=None, *, batch=None) -> maps`, which are (N, H, W) in [0, 1].
 
     Raises:
-        ValueError: another cover or weight, a skip that is no probability, an enhanced method; and,
-            when it is called, windows that do not fit the image.
+        TypeError, ValueError: a setting, of this or of the method, that it does not have or that is out of
+            range; an enhanced method; and, when it is called, before the first pass, a window or a cutoff
+            that does not fit the image, or windows with gaps between them for the mean.
 
     >>> enhanced = tl.enhance("grad_cam", window=112, stride=56)
     >>> with tl.counting() as counts:
@@ -66,18 +68,26 @@ def enhance(
     20
     """
     base = _bare(method, "enhanced")
+    check_settings(base, settings)
     part, step = _pair(window, "window"), _pair(stride, "stride")
-    if cover not in ("sum", "mean"):
-        raise ValueError(f'cover is "sum" or "mean", not {cover!r}')
-    if weight not in ("probability", "logit"):
-        raise ValueError(f'weight is "probability" or "logit", not {weight!r}')
-    if not 0 <= skip <= 1:
-        raise ValueError(f"skip is a probability, 0 to 1, not {skip}")
+    cutoff = cutoff if cutoff is None else number(cutoff, "cutoff")
+    one_of(lowpass, "the low-pass", "ideal", "gaussian")
+    one_of(cover, "cover", "sum", "mean")
+    one_of(weight, "weight", "probability", "logit")
+    skip = number(skip, "skip", 0, 1)
 
     @explainer()
     def enhanced(clf, images, classes=None, *, batch=None):
         size = images.shape[-2:]
         corners = window_corners(size, part, step).to(images.device)
+        covered = fuse_windows(images.new_ones(1, len(corners), *part), corners, size)
+        if cover == "mean" and not covered.all():
+            raise ValueError(
+                f"a stride of {step[0]} x {step[1]} leaves gaps between windows of {part[0]} x {part[1]} "
+                'pixels, which have no mean: make it smaller, or cover="sum"'
+            )
+        if cutoff is not None:  # on nothing, to refuse a cutoff that does not fit before the first pass
+            low_pass(covered * 0, cutoff, lowpass)
         classes = clf.predict(images) if classes is None else classes
         whole = base(clf, images, classes, **settings)
         alpha = score_windows(clf, images, classes, corners, part, weight)
@@ -88,7 +98,6 @@ def enhance(
         count("skipped windows", (~likely).sum())
         maps = explain_windows(clf, base, images, classes, corners, part, likely, settings)
         total = fuse_windows(alpha[..., None, None] * maps, corners, size)
-        covered = fuse_windows(torch.ones_like(maps[:1]), corners, size)
         total = total + covered * whole if cover == "sum" else total / covered + whole
         return total if cutoff is None else low_pass(total, cutoff, lowpass)
 
@@ -117,13 +126,16 @@ def sess(
         a method, as `enhance`.
 
     Raises:
-        ValueError: a prefilter that is no share, an enhanced method; and, when it is called, sizes
-            below the image's.
+        TypeError, ValueError: a setting, of this or of the method, that it does not have or that is out of
+            range; an enhanced method; and, when it is called, sizes below the image's.
 
     >>> tl.sess("grad_cam", sizes=[224, 288], prefilter=0.5)(clf, images).shape
     torch.Size([1, 224, 224])
     """
     base = _bare(method, "given to SESS")
+    check_settings(base, settings)
+    sizes = sizes if sizes is None else several(sizes, "SESS enlarges: sizes", whole, 1)
+    prefilter = number(prefilter, "prefilter")
     if not 0 <= prefilter < 1:
         raise ValueError(f"prefilter is a share of windows, 0 to below 1, not {prefilter}")
 
@@ -132,7 +144,7 @@ def sess(
         size = tuple(images.shape[-2:])
         shorter = min(size)
         lengths = range(shorter, shorter + 12 * 64, 64) if sizes is None else sizes
-        if not len(lengths) or min(lengths) < shorter:
+        if min(lengths) < shorter:
             raise ValueError(f"SESS enlarges: sizes must be {shorter} pixels or more, not {sizes}")
         classes = clf.predict(images) if classes is None else classes
         scales = scale_sizes(size, lengths)
@@ -180,10 +192,11 @@ def score_windows(
     size: what windows are enlarged to; None: the images' own, as in equation 4-3.
     """
     owners, places = _jobs(images.new_ones(len(images), len(corners)))
-    scores = [
-        clf.scores(_enlarged(images, owner, corners[place], window, size), classes[owner], score)
-        for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True)
-    ]
+    with clf.network.register_forward_hook(has_outputs(classes.tolist())):
+        scores = [
+            clf.scores(_enlarged(images, owner, corners[place], window, size), classes[owner], score)
+            for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True)
+        ]
     return torch.cat(scores).view(len(images), -1)
 
 
@@ -241,7 +254,8 @@ def _bare(method, how):
 
 def _pair(value, name):
     """One number of pixels for both directions, or (vertical, horizontal)."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(v, int) for v in pair):
+    if not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0 or isinstance(value, str):
+        value = value, value
+    if len(value) != 2:
         raise ValueError(f"{name} is a whole number of pixels, or two of them, not {value!r}")
-    return pair
+    return tuple(whole(side, name) for side in value)

@@ -20,12 +20,14 @@ class Column:
         tolerance: how far two measurements of one row may lie apart, on another machine, say; None
             where that says nothing.
         scale: what it is multiplied by in print: 100 for a per cent.
+        optional: whether it is NaN where a mask, or another picture to compare with, is missing.
     """
 
     title: str = ""
     better: int = 0
     tolerance: float | None = 0.002
     scale: float = 100
+    optional: bool = False
 
 
 @dataclass(frozen=True)

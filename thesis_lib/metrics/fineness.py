@@ -11,6 +11,7 @@ import torch
 from scipy.fft import dctn
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from thesis_lib.checks import positive
 from thesis_lib.kernels import rank_pixels
 from thesis_lib.metrics.base import METRICS, Column, Rounds
 from thesis_lib.metrics.insertion_deletion import check_maps
@@ -22,8 +23,10 @@ from thesis_lib.metrics.pointing_game import check_masks, energy_inside, where_k
     chinese="精细程度",
     source="not in the thesis",
     columns={
-        "pixel_energy": Column("energy in the object", +1),
-        "boundary_distance": Column("distance of the outlines, pixels", -1, tolerance=0.2, scale=1),
+        "pixel_energy": Column("energy in the object", +1, optional=True),
+        "boundary_distance": Column(
+            "distance of the outlines, pixels", -1, tolerance=0.2, scale=1, optional=True
+        ),
         "effective_resolution": Column("effective resolution", 0, tolerance=0.5, scale=1),
     },
 )
@@ -81,6 +84,8 @@ def effective_resolution(maps: torch.Tensor, share: float = 0.95) -> np.ndarray:
     other) without its mean, summed by distance from frequency zero. Flat maps have 0. It says how
     much detail a map holds, not whether the detail is right: noise and grids count as well.
 
+    maps: (N, H, W), finite. share: above 0, up to 1. Anything else is a TypeError or a ValueError.
+
     >>> from thesis_lib.metrics import effective_resolution
     >>> coarse = torch.rand(1, 1, 7, 7, generator=torch.Generator().manual_seed(0))
     >>> fine = torch.rand(1, 1, 56, 56, generator=torch.Generator().manual_seed(0))
@@ -88,7 +93,8 @@ def effective_resolution(maps: torch.Tensor, share: float = 0.95) -> np.ndarray:
     >>> bool(low < high)
     True
     """
-    maps = check_maps(maps, tuple(maps.shape)).cpu().double().numpy()
+    share = positive(share, "share", 1)
+    maps = check_maps(maps).cpu().double().numpy()
     height, width = maps.shape[-2:]
     energy = dctn(maps, axes=(1, 2), norm="ortho") ** 2
     energy[:, 0, 0] = 0

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from thesis_lib.checks import whole
 from thesis_lib.classifier import Classifier, resolve_classes
 from thesis_lib.counts import count
 from thesis_lib.kernels import blur, rank_pixels
+from thesis_lib.layers import runs_undisturbed
 from thesis_lib.metrics.base import METRICS, Column, Rounds
 
 
@@ -24,6 +27,7 @@ class InsertionDeletion(NamedTuple):
     tied: torch.Tensor  #: (N,) pixels that share their value, which the map does not rank
 
 
+@runs_undisturbed
 @torch.no_grad()
 def insertion_deletion(
     clf: Classifier, images: torch.Tensor, maps: Any, classes: Any = None, step: int = 448
@@ -49,8 +53,8 @@ def insertion_deletion(
         InsertionDeletion
 
     Raises:
-        ValueError: for maps of another size than the images or holding NaN, and for a step out of
-            range.
+        TypeError, ValueError: for maps of another size than the images or holding NaN, images that are
+            small or hold NaN, and a step that is out of range or no whole number; before the first pass.
         IndexError: for a class out of range.
 
     >>> maps = tl.METHODS["grad_cam"](clf, images)
@@ -63,15 +67,19 @@ def insertion_deletion(
     images = clf.prepare(images)
     n, _, height, width = images.shape
     maps = check_maps(maps, (n, height, width)).to(clf.device)
+    step = whole(step, "step")
     if not 1 <= step < height * width:
         raise ValueError(f"step must lie in 1..{height * width - 1} (pixels), not {step}")
+    classes = clf.targets(classes, n)
+    if not images.isfinite().all():
+        raise ValueError("the images hold NaN or infinity: leave those pictures out")
+    blurred = blur(images)  # before the first pass: it refuses small images
     counts = torch.arange(0, height * width + step, step, device=clf.device)
     counts = counts.clamp_(max=height * width)  # (T,) pixels replaced so far
 
     probabilities = clf.probabilities(images)
-    classes = resolve_classes(clf.targets(classes, n), probabilities)
+    classes = resolve_classes(classes, probabilities)
     intact = probabilities.gather(1, classes.unsqueeze(1))
-    blurred = blur(images)
     canvas = clf.scores(blurred, classes, "probability").unsqueeze(1)
     ranks = rank_pixels(maps).view(n, 1, height, width)
 
@@ -126,12 +134,28 @@ def tied_pixels(maps: torch.Tensor) -> torch.Tensor:
     return (torch.cat([equal, no], 1) | torch.cat([no, equal], 1)).sum(1)
 
 
-def check_maps(maps: Any, shape: tuple) -> torch.Tensor:
-    """The maps as a tensor, or a ValueError that says what is wrong with them."""
-    maps = torch.as_tensor(maps)
-    if maps.shape != shape:
-        raise ValueError(f"maps must be {tuple(shape)} (N, H, W), not {tuple(maps.shape)}")
+def check_maps(maps: Any, shape: tuple | None = None) -> torch.Tensor:
+    """The maps as a tensor, or a TypeError or ValueError that says what is wrong with them.
+
+    shape: theirs, (N, H, W); None: any. Half precision becomes float32, as sums need its range.
+    """
+    maps = as_tensor(maps, "maps")
+    if maps.ndim != 3 or maps.numel() == 0 or (shape is not None and maps.shape != shape):
+        wanted = "(N, H, W), none of them 0" if shape is None else f"{tuple(shape)} (N, H, W)"
+        raise ValueError(f"maps must be {wanted}, not {tuple(maps.shape)}")
     bad = ~maps.isfinite().flatten(1).all(1)
     if bad.any():
         raise ValueError(f"the maps of images {bad.nonzero().flatten().tolist()} hold NaN or inf")
-    return maps
+    return maps.float() if maps.is_floating_point() and maps.dtype.itemsize < 4 else maps
+
+
+def as_tensor(values: Any, name: str) -> torch.Tensor:
+    """A tensor, an array or nested lists of numbers as a tensor without a graph."""
+    try:
+        # PyTorch takes no array whose steps are negative, such as one that was flipped.
+        tensor = torch.as_tensor(np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} are a tensor or an array of numbers, not {type(values).__name__}") from error
+    if tensor.is_complex():
+        raise TypeError(f"{name} are real numbers, not {tensor.dtype}")
+    return tensor.detach()

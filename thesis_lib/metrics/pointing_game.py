@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from torch.nn.functional import conv2d
 
+from thesis_lib.checks import number, whole
 from thesis_lib.kernels import rank_pixels
 from thesis_lib.metrics.base import METRICS, Column, Rounds
-from thesis_lib.metrics.insertion_deletion import check_maps
+from thesis_lib.metrics.insertion_deletion import as_tensor, check_maps
 
 
 def pointing_game(
@@ -33,8 +34,8 @@ def pointing_game(
         hits, misses: (N,) int; they add up to `points`.
 
     Raises:
-        ValueError: for maps and masks that differ in size, NaN, an empty mask, points or tolerance
-            out of range.
+        TypeError, ValueError: for maps and masks that differ in size, NaN, an empty mask, points or
+            tolerance out of range or no numbers.
 
     >>> maps = torch.tensor([[[0.9, 0.8], [0.1, 0.0]]])
     >>> masks = torch.tensor([[[True, False], [True, False]]])
@@ -43,6 +44,7 @@ def pointing_game(
     """
     maps, masks = check_masks(maps, masks)
     pixels = masks[0].numel()
+    points = whole(points, "points")
     if not 1 <= points <= pixels:
         raise ValueError(f"points must lie in 1..{pixels}, not {points}")
     chosen = rank_pixels(maps) < points
@@ -63,7 +65,7 @@ def pointing_game(
         "misses": Column("misses of 100 points", -1, tolerance=2, scale=1),
         "argmax_hit": Column("strongest point, 15 pixels tolerance", +1, tolerance=0),
         "energy": Column("energy in the boxes", +1),
-        "pixel_energy": Column("energy in the object", +1),
+        "pixel_energy": Column("energy in the object", +1, optional=True),
     },
 )
 def pointing_game_rows(rounds: Rounds, method: Callable, maps: torch.Tensor) -> dict:
@@ -101,11 +103,11 @@ def grow(masks: torch.Tensor, tolerance: float) -> torch.Tensor:
     >>> int(grow(masks, 15).sum())
     697
     """
-    if tolerance < 0:
-        raise ValueError(f"tolerance must not be negative, it is {tolerance}")
+    tolerance = number(tolerance, "tolerance", 0)
     if tolerance == 0:
         return masks
-    radius = math.ceil(tolerance) - 1  # the largest whole distance below the tolerance
+    # The largest whole distance below the tolerance; beyond the image there is nothing.
+    radius = min(math.ceil(tolerance) - 1, max(masks.shape[-2:]))
     distance = torch.arange(-radius, radius + 1, device=masks.device)
     disk = (distance[:, None] ** 2 + distance**2 < tolerance**2).float()
     # A count of mask pixels under the disk. It is whole, but a GPU may compute it in a way that is
@@ -148,15 +150,22 @@ def mean_over_classes(hits: Any, misses: Any, classes: Any) -> float:
     """
     columns = {"hits": hits, "misses": misses, "class": classes}
     table = pd.DataFrame({k: x.tolist() if hasattr(x, "tolist") else x for k, x in columns.items()})
+    points = table["hits"] + table["misses"]
+    if not len(table) or not ((table["hits"] >= 0) & (table["misses"] >= 0) & (points > 0)).all():
+        raise ValueError(
+            "hits and misses are numbers from 0 on, a point at least in each pair; leave out others"
+        )
     sums = table.groupby("class").sum()
     return float((sums["hits"] / (sums["hits"] + sums["misses"])).mean())
 
 
 def check_masks(maps: Any, masks: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both as tensors on one device, or a ValueError that says what is wrong with them."""
-    masks = torch.as_tensor(masks)
+    """Both as tensors on one device, or a TypeError or ValueError that says what is wrong with them."""
+    masks = as_tensor(masks, "masks")
     if masks.dtype != torch.bool or masks.ndim != 3:
-        raise ValueError("masks must be (N, H, W) bool")
+        raise ValueError(
+            f"masks must be (N, H, W) bool, such as `pixels > 0`, not {tuple(masks.shape)} {masks.dtype}"
+        )
     maps = check_maps(maps, masks.shape)
     empty = ~masks.flatten(1).any(1)
     if empty.any():

@@ -10,9 +10,11 @@ from scipy.stats import rankdata
 from skimage.metrics import structural_similarity
 from torch import nn
 
+from thesis_lib.checks import one_of, whole
 from thesis_lib.classifier import Classifier
 from thesis_lib.kernels import min_max
 from thesis_lib.metrics.base import METRICS, Column, Rounds
+from thesis_lib.metrics.insertion_deletion import check_maps
 
 
 def randomize(
@@ -40,7 +42,8 @@ def randomize(
             and values.
 
     Raises:
-        ValueError: for another mode or choice of layers, or a network that has no such layer.
+        TypeError, ValueError: for another mode or choice of layers, a seed that is no whole number, or a
+            network that has no such layer.
 
     >>> name, randomized = next(tl.randomize(clf, "cascading"))
     >>> name
@@ -48,10 +51,9 @@ def randomize(
     >>> bool((randomized.logits(images) == clf.logits(images)).any())
     False
     """
-    if mode not in ("cascading", "independent"):
-        raise ValueError(f'mode must be "cascading" or "independent", not {mode!r}')
-    if layers not in ("convolutions", "all"):
-        raise ValueError(f'layers must be "convolutions" or "all", not {layers!r}')
+    one_of(mode, "mode", "cascading", "independent")
+    one_of(layers, "layers", "convolutions", "all")
+    seed = whole(seed, "seed")
     return _randomized(clf, mode, seed, _names(clf, layers))
 
 
@@ -105,16 +107,24 @@ def similarity(a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, np.ndarray
     of min-maxed maps, with the Gaussian window of its authors (sigma 1.5).
 
     Args:
-        a, b: (N, H, W) each, finite.
+        a, b: (N, H, W) each, finite, both sides of 11 pixels or more, as wide as SSIM's window.
+
+    Raises:
+        TypeError, ValueError: for what is no such map, or two of different sizes.
 
     >>> from thesis_lib.metrics import similarity
     >>> maps = tl.METHODS["grad_cam"](clf, images)
     >>> [round(float(value), 6) for (value,) in similarity(maps, maps)]
     [1.0, 1.0]
     """
-    if a.shape != b.shape or a.ndim != 3:
+    a, b = check_maps(a), check_maps(b)
+    if a.shape != b.shape:
         raise ValueError(f"both must be (N, H, W), not {tuple(a.shape)} and {tuple(b.shape)}")
-    a, b = (torch.as_tensor(maps).cpu().double().abs() for maps in (a, b))
+    if min(a.shape[1:]) < 11:
+        raise ValueError(
+            f"maps of {a.shape[1]} x {a.shape[2]} are too small for SSIM: 11 pixels a side or more"
+        )
+    a, b = (maps.cpu().double().abs() for maps in (a, b))
     ranks = [rankdata(maps.flatten(1).numpy(), axis=1) for maps in (a, b)]
     x, y = (r - r.mean(1, keepdims=True) for r in ranks)
     spread = np.sqrt((x**2).sum(1) * (y**2).sum(1))
@@ -165,8 +175,10 @@ def _column(kind, what):
     neighbours=True,
     columns={
         "flat": Column("flat map", tolerance=0),
-        "other_spearman": Column("rank correlation with another picture's map", tolerance=0.02, scale=1),
-        "other_ssim": Column("SSIM with another picture's map", tolerance=0.02, scale=1),
+        "other_spearman": Column(
+            "rank correlation with another picture's map", tolerance=0.02, scale=1, optional=True
+        ),
+        "other_ssim": Column("SSIM with another picture's map", tolerance=0.02, scale=1, optional=True),
         **{
             key: column
             for kind in KINDS

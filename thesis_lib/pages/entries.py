@@ -1,6 +1,7 @@
 """`.. entries:: thesis_lib.METHODS`: a registry on the page of the library, so that an entry needs no line there.
 
-Methods appear with their docstrings; with the option `:short:`, and all else, in a line each.
+Methods appear with their docstrings; with the option `:short:`, and all else, in a line each. Of a package,
+`.. entries:: thesis_lib.metrics`, it is the functions that its `__init__` imports.
 """
 
 import importlib
@@ -34,6 +35,20 @@ def told(entry: Any) -> str:
     return "; ".join(filter(None, [*facts, getattr(entry, "source", "")]))
 
 
+def named(name: str) -> dict[str, Any]:
+    """A registry's entries, or the public functions of a package.
+
+    >>> from thesis_lib.pages.entries import named
+    >>> "grad_cam" in named("thesis_lib.METHODS"), "pointing_game" in named("thesis_lib.metrics")
+    (True, True)
+    """
+    parent, _, last = name.rpartition(".")
+    found = getattr(importlib.import_module(parent), last)
+    if inspect.ismodule(found):
+        found = {k: v for k, v in vars(found).items() if inspect.isroutine(v) and not k.startswith("_")}
+    return dict(found)
+
+
 class Entries(SphinxDirective):
     """The directive: the name of a registry, and whether in short."""
 
@@ -41,9 +56,8 @@ class Entries(SphinxDirective):
     option_spec = {"short": directives.flag}
 
     def run(self) -> list[Any]:
-        module, _, name = self.arguments[0].rpartition(".")
         lines = []
-        for key, entry in getattr(importlib.import_module(module), name).items():
+        for key, entry in named(self.arguments[0]).items():
             if inspect.isroutine(entry) and "short" not in self.options:
                 lines += [f".. autofunction:: {entry.__module__}.{key}", ""]
             else:

@@ -1,7 +1,7 @@
 """Methods of other libraries as `method(classifier, images, classes=None) -> maps`, for chapter 1.
 
 Captum, TorchCAM, pytorch-grad-cam and PAIR's saliency come with the extra `.[peers]`; each has its
-file here, from_NAME.py, and is imported when a method of its is called. What no library has stands
+file here, from_NAME.py, and is imported when a method of its is made or called. What no library has stands
 beside them in a few lines: RISE, excitation backpropagation, Relevance-CAM, extremal perturbation.
 
     maps = tl.peers.METHODS["integrated_gradients"](clf, images)      # (N, H, W) in [0, 1]

@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -10,8 +11,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from thesis_lib.checks import check_settings, has_outputs, one_of
 from thesis_lib.classifier import Classifier
 from thesis_lib.methods.base import Methods, explainer
+from thesis_lib.registry import UnknownName
 
 # `family` is here the thesis's own, of section 1.2: "backpropagation", "class activation" or
 # "perturbation". It names every one of these methods, hence `thesis` stays True.
@@ -37,6 +40,15 @@ def library(module: str) -> ModuleType:
         ) from error
 
 
+def library_class(module: ModuleType, name: str) -> type:
+    """A library's class, or which ones there are."""
+    found = getattr(module, str(name), None)
+    if not inspect.isclass(found):
+        there = ", ".join(key for key, value in vars(module).items() if inspect.isclass(value))
+        raise UnknownName(f"{module.__name__} has no class {name!r}; it has {there}")
+    return found
+
+
 def lend(clf: Classifier) -> Classifier:
     """The classifier with a copy of its network that a library may hook and change.
 
@@ -55,16 +67,21 @@ def peer(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     The method takes (classifier, images, classes=None, **settings) and returns maps (N, H, W) in
     [0, 1], as those of `thesis_lib.METHODS`; a flat or non-finite map becomes zero and is counted.
+    Settings are checked (`thesis_lib.checks.checked`), images have to be finite, classes have to exist.
     """
 
     @explainer()
     @functools.wraps(function)
     def method(clf, images, classes=None, **settings):
+        settings = check_settings(method, settings)
+        if not images.isfinite().all():
+            raise ValueError("the images hold NaN or infinity: leave those pictures out")
         classes = clf.predict(images) if classes is None else classes
         devices, maps = [clf.device] if clf.device.type == "cuda" else [], []
         with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # captum says each time that it sets hooks
             lent = lend(clf)
+            lent.network.register_forward_hook(has_outputs(classes.tolist()))
             for image, target in zip(images.split(1), classes.split(1), strict=True):
                 with torch.random.fork_rng(devices):
                     torch.manual_seed(0)
@@ -81,18 +98,20 @@ def pixelwise(attribute: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     The method has one setting more. reading: "absolute", the largest absolute value over the
     colours (Simonyan et al., 2014); or "positive", the sum over the colours where it is above 0,
-    which is what speaks for the class. Anything else raises ValueError.
+    which is what speaks for the class.
     """
 
-    @peer
     @functools.wraps(attribute)
     def method(clf, image, target, reading="absolute", **settings):
-        if reading not in ("absolute", "positive"):
-            raise ValueError(f'reading is "absolute" or "positive", not {reading!r}')
         colours = attribute(clf, image, target, **settings)
         return colours.abs().amax(1) if reading == "absolute" else colours.sum(1).relu()
 
-    return method
+    signature = inspect.signature(attribute)
+    reading = inspect.Parameter("reading", inspect.Parameter.KEYWORD_ONLY, default="absolute")
+    parameters = [*signature.parameters.values(), reading]
+    method.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    method.checks = getattr(attribute, "checks", {}) | {"reading": (one_of, "absolute", "positive")}  # type: ignore[attr-defined]
+    return peer(method)
 
 
 def probability(clf: Classifier, target: Tensor) -> Callable[[Tensor], Tensor]:

@@ -64,4 +64,5 @@ def _contrast(network, args, logits):
     """Logits (1, C) whose gradients start at 1 (over the logit) for a class, -1 / (C - 1) for others."""
     if torch.is_grad_enabled():
         ones = torch.where(logits == 0, 0, logits / logits.detach())
-        return ones - (ones.sum(1, keepdim=True) - ones) / (ones.shape[1] - 1)
+        others = max(ones.shape[1] - 1, 1)  # one output has none
+        return ones - (ones.sum(1, keepdim=True) - ones) / others

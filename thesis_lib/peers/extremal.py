@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from thesis_lib.checks import checked, positive, several, whole
 from thesis_lib.classifier import Classifier
 from thesis_lib.kernels import blur, resize
 from thesis_lib.peers.base import PEERS, peer
@@ -12,6 +13,7 @@ from thesis_lib.peers.base import PEERS, peer
 
 @PEERS.entry("Extremal perturbation", family="perturbation", source="Fong et al., ICCV 2019")
 @peer
+@checked(areas=(several, positive, 1), steps=(whole, 1), cells=(whole, 1))
 def extremal_perturbation(
     clf: Classifier,
     image: Tensor,

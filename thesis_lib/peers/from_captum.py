@@ -4,6 +4,7 @@ import torch
 from skimage.segmentation import slic
 from torch import Tensor, nn
 
+from thesis_lib.checks import checked, number, whole
 from thesis_lib.classifier import Classifier
 from thesis_lib.peers.base import PEERS, library, peer, pixelwise, probability
 
@@ -47,6 +48,7 @@ def _over_noise(kind, clf, image, target, samples, noise):
 
 @PEERS.entry("SmoothGrad", family="backpropagation", source="Smilkov et al., arXiv 1706.03825, 2017")
 @pixelwise
+@checked(samples=(whole, 1), noise=(number, 0))
 def smoothgrad(
     clf: Classifier, image: Tensor, target: Tensor, samples: int = 16, noise: float = 0.15
 ) -> Tensor:
@@ -59,6 +61,7 @@ def smoothgrad(
 
 @PEERS.entry("VarGrad", family="backpropagation", source="Adebayo et al., arXiv 1810.03307, 2018")
 @pixelwise
+@checked(samples=(whole, 2), noise=(number, 0))
 def vargrad(clf: Classifier, image: Tensor, target: Tensor, samples: int = 16, noise: float = 0.15) -> Tensor:
     """VarGrad (Adebayo et al., 2018): the gradient's variance over noisy images.
 
@@ -69,6 +72,7 @@ def vargrad(clf: Classifier, image: Tensor, target: Tensor, samples: int = 16, n
 
 @PEERS.entry("Integrated gradients", family="backpropagation", source="Sundararajan et al., ICML 2017")
 @pixelwise
+@checked(steps=(whole, 1))
 def integrated_gradients(clf: Classifier, image: Tensor, target: Tensor, steps: int = 20) -> Tensor:
     """Integrated gradients (Sundararajan et al., 2017) from the mean colour.
 
@@ -87,6 +91,7 @@ def deeplift(clf: Classifier, image: Tensor, target: Tensor) -> Tensor:
 
 @PEERS.entry("LRP", family="backpropagation", source="Bach et al., PLOS ONE 2015")
 @pixelwise
+@checked(gamma=(number, 0))
 def lrp(clf: Classifier, image: Tensor, target: Tensor, gamma: float = 0.25) -> Tensor:
     """Layer-wise relevance propagation (Bach et al., 2015): rule epsilon, gamma in convolutions.
 
@@ -108,11 +113,14 @@ def lrp(clf: Classifier, image: Tensor, target: Tensor, gamma: float = 0.25) -> 
 
 @PEERS.entry("Occlusion", family="perturbation", source="Zeiler & Fergus, ECCV 2014")
 @peer
+@checked(window=(whole, 1), stride=(whole, 1))
 def occlusion(clf: Classifier, image: Tensor, target: Tensor, window: int = 48, stride: int = 24) -> Tensor:
     """Occlusion (Zeiler & Fergus, 2014): how much a hidden square takes off the probability.
 
     window: the square's side, in pixels. stride: pixels from one square to the next.
     """
+    whole(window, "window", 1, min(image.shape[-2:]))
+    whole(stride, "stride", 1, window)  # else pixels stay seen
     method = library("captum.attr").Occlusion(probability(clf, target))
     size = (3, window, window)
     return method.attribute(
@@ -129,6 +137,7 @@ def _superpixels(clf, image, count):
 
 @PEERS.entry("Kernel SHAP", family="perturbation", source="Lundberg & Lee, NeurIPS 2017")
 @peer
+@checked(samples=(whole, 1), areas=(whole, 1))
 def kernel_shap(
     clf: Classifier, image: Tensor, target: Tensor, samples: int = 100, areas: int = 40
 ) -> Tensor:
@@ -145,6 +154,7 @@ def kernel_shap(
 
 @PEERS.entry("LIME", family="perturbation", source="Ribeiro et al., KDD 2016")
 @peer
+@checked(samples=(whole, 1), areas=(whole, 1))
 def lime(clf: Classifier, image: Tensor, target: Tensor, samples: int = 100, areas: int = 40) -> Tensor:
     """LIME (Ribeiro et al., 2016): a linear model of the probability by superpixels shown.
 

@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from thesis_lib.checks import check_settings
 from thesis_lib.classifier import Classifier
-from thesis_lib.peers.base import PEERS, library, peer
+from thesis_lib.peers.base import PEERS, library, library_class, peer
 
 
 def pytorch_grad_cam(name: str, **settings: Any) -> Callable[..., Tensor]:
     """The method of pytorch-grad-cam whose class is called so, such as "HiResCAM". settings: that class's."""
+
+    check_settings(library_class(library("pytorch_grad_cam"), name), settings)
 
     @peer
     def method(clf, image, target):
@@ -22,13 +25,16 @@ def pytorch_grad_cam(name: str, **settings: Any) -> Callable[..., Tensor]:
 
 
 def _activation(name, clf, image, target, **settings):
-    method = getattr(library("pytorch_grad_cam"), name)
+    method = library_class(library("pytorch_grad_cam"), name)
     wanted = library("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget
     layer = clf.network.get_submodule(clf.layer)
     # Its progress bars go to stderr, and cannot be switched off.
     with contextlib.redirect_stderr(io.StringIO()):
-        with method(clf.network, [layer], **settings) as cam:
+        cam = method(clf.network, [layer], **settings)
+        try:  # its own `with` swallows an IndexError: a class that is not there would have no map and no word
             return cam(image.requires_grad_(), [wanted(target.item())])
+        finally:
+            cam.activations_and_grads.release()
 
 
 @PEERS.entry("Ablation-CAM", family="class activation", source="Desai & Ramaswamy, WACV 2020")

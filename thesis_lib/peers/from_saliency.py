@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+from thesis_lib.checks import checked, whole
 from thesis_lib.classifier import Classifier
 from thesis_lib.peers.base import PEERS, library, peer
 
 
 @PEERS.entry("XRAI", family="perturbation", source="Kapishnikov et al., ICCV 2019")
 @peer
+@checked(steps=(whole, 1))
 def xrai(clf: Classifier, image: Tensor, target: Tensor, steps: int = 10) -> Tensor:
     """XRAI (Kapishnikov et al., 2019): segments ranked by their integrated gradients.
 

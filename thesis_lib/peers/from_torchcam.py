@@ -5,12 +5,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from thesis_lib.checks import check_settings
 from thesis_lib.classifier import Classifier
-from thesis_lib.peers.base import PEERS, library, peer
+from thesis_lib.peers.base import PEERS, library, library_class, peer
 
 
 def torchcam(name: str, **settings: Any) -> Callable[..., Tensor]:
     """The method of TorchCAM whose class is called so, such as "LayerCAM". settings: that class's."""
+
+    check_settings(library_class(library("torchcam.methods"), name), settings)
 
     @peer
     def method(clf, image, target):
@@ -20,7 +23,7 @@ def torchcam(name: str, **settings: Any) -> Callable[..., Tensor]:
 
 
 def _activation(name, clf, image, target, **settings):
-    extractor = getattr(library("torchcam.methods"), name)
+    extractor = library_class(library("torchcam.methods"), name)
     with extractor(clf.network, clf.layer, **settings) as cam:
         scores = clf.network(image.requires_grad_())
         return cam(target.item(), scores, normalized=False)[0].relu()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from thesis_lib.checks import checked, positive, whole
 from thesis_lib.classifier import Classifier
 from thesis_lib.kernels import masked_scores, resize
 from thesis_lib.peers.base import PEERS, peer, probability
@@ -10,6 +11,7 @@ from thesis_lib.peers.base import PEERS, peer, probability
 
 @PEERS.entry("RISE", family="perturbation", source="Petsiuk et al., BMVC 2018")
 @peer
+@checked(samples=(whole, 1), cells=(whole, 1), share=(positive, 1))
 def rise(
     clf: Classifier, image: Tensor, target: Tensor, samples: int = 150, cells: int = 7, share: float = 0.5
 ) -> Tensor:
