@@ -175,7 +175,7 @@ def misplaced(clf: tl.Classifier, image: Tensor) -> str:
     """Where features do not lie where the picture does: a sentence, "" if all do.
 
     Each of 4 x 4 parts of the image (1, 3, H, W) is changed, one at a time. The features of that part, or of one beside
-    it, should be those that answer most, beyond what they answer to any change and what all answer to this one.
+    it, should be those that answer most, beyond what they answer to the other changes.
     Weights as the library draws them: with stronger ones an untrained Transformer mixes everything with everything.
     """
     side, parts = image.shape[-1], [divmod(i, PARTS) for i in range(PARTS**2)]
@@ -185,8 +185,12 @@ def misplaced(clf: tl.Classifier, image: Tensor) -> str:
         one[:, rows, columns] = 1 - one[:, rows, columns]
     features = clf.features(torch.cat([image, changed]))[0]
     answers = (features[1:] - features[:1]).abs().sum(1, keepdim=True)
-    answers = F.adaptive_avg_pool2d(answers, PARTS).flatten(1).clamp(min=1e-30).log()
-    answers = answers - answers.mean(0) - answers.mean(1, keepdim=True)  # (changed part, part that answers)
+    answers = F.adaptive_avg_pool2d(answers, PARTS).flatten(1)  # (changed part, part that answers)
+    answers = answers / answers.amax(1, keepdim=True).clamp(min=1e-30)
+    answers = answers.clamp(
+        min=1e-3
+    ).log()  # less is no answer: rounding, and what residual branches of 1e-6 add
+    answers = answers - answers.mean(0)
     most = [parts[i] for i in answers.argmax(1).tolist()]
     astray = sum(
         max(abs(a - b) for a, b in zip(*pair, strict=True)) > 1 for pair in zip(parts, most, strict=True)
