@@ -1,6 +1,7 @@
 """What users met, or people reported of other libraries: a script for each, as they would write it.
 
-The kinds and their siblings are tested elsewhere, in tables; here stands what was met first.
+The kinds and their siblings are tested elsewhere, in tables; here stands what was met first. What a run's key has to
+see is in test_runs.py, a ViT that was changed in test_attention.py, results of one name in test_your_own.py.
 """
 
 import collections
@@ -47,51 +48,6 @@ def test_channels_last_layers_are_not_read_as_channels_first():
             if p.ndim > 1:
                 nn.init.normal_(p, 0, 0.05)
     assert tuple(tl.Classifier(net).features(torch.rand(1, 3, 224, 224))[0].shape) == (1, 768, 7, 7)
-
-
-class Scale(nn.Module):
-    def __init__(self, k):
-        super().__init__()
-        self.k = k
-
-    def forward(self, x):
-        return x * self.k
-
-
-def test_a_runs_key_sees_what_a_state_dict_does_not_hold(vgg, tmp_path):
-    data, net = tl.open_dataset("glyphs"), vgg.network
-
-    def scaled(k, out):
-        return run(data, tl.Classifier(nn.Sequential(Scale(k), net)), tmp_path / out, limit=3)
-
-    a, b, truth = scaled(1.0, "out"), scaled(0.3, "out"), scaled(0.3, "other")
-    assert a.attrs["run"] != b.attrs["run"]
-    assert b.probability.tolist() == truth.probability.tolist() != a.probability.tolist()
-
-
-def test_a_runs_key_sees_every_picture(vgg, tmp_path):
-    root = tmp_path / "pictures"
-    root.mkdir()
-    sources = sorted((GLYPHS / "ILSVRC2012/val").glob("*/*.JPEG"))
-    for k in range(40):
-        shutil.copy(sources[k * 8], root / f"{k:03d}.jpg")
-
-    def measured(out):
-        return run(Folder(root), vgg, tmp_path / out).set_index("id").overall
-
-    measured("out")
-    shutil.copy(sources[3], root / "004.jpg")
-    assert measured("out")["004"] == measured("other")["004"]
-
-
-def test_a_vit_that_was_changed_after_its_first_explanation(vit):
-    image = vit.normalise(tl.open_dataset("glyphs")[4].pixels[None])
-    attribution = tl.METHODS["transformer_attribution"]
-    attribution(vit, image, 4)
-    attention = vit.network.encoder.layers.encoder_layer_2.self_attention
-    attention.register_forward_hook(lambda m, i, o: (o[0] * 0, *o[1:]))
-    with pytest.raises(ValueError, match="is not a plain ViT"):
-        attribution(vit, image, 4)
 
 
 def test_one_output_and_the_default_softmax():

@@ -9,9 +9,9 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from thesis_lib.checks import NoSuchOutput, whole
+from thesis_lib.checks import NoSuchOutput, one_of, whole
 from thesis_lib.counts import count
-from thesis_lib.layers import find_layer, layout, read_maps, undisturbed, write_maps
+from thesis_lib.layers import find_layer, float_tensor, layout, read_maps, undisturbed, write_maps
 
 Classes: TypeAlias = int | Sequence[int] | Tensor | None  # None: the predicted ones
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -61,8 +61,7 @@ class Classifier:
         activation: str = "softmax",
         batch: int | None = None,
     ):
-        if activation not in ("softmax", "sigmoid"):
-            raise ValueError(f'activation is "softmax" or "sigmoid", not {activation!r}')
+        one_of(activation, "activation", "softmax", "sigmoid")
         if not isinstance(network, nn.Module):
             raise TypeError(f"a network is a torch.nn.Module, not {type(network).__name__}")
         if any(isinstance(m, torch.jit.ScriptModule) for m in network.modules()):
@@ -89,18 +88,14 @@ class Classifier:
         return f"Classifier({self.name or type(self.network).__name__}, layer={self.layer!r})"
 
     @property
-    def _parameter(self) -> Tensor:
-        tensors = [*self.network.parameters(), *self.network.buffers()]
-        return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
-
-    @property
     def device(self) -> torch.device:
-        return self._parameter.device
+        return float_tensor(self.network).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The float type of images, features and logits."""
-        return torch.float32 if self._parameter.dtype.itemsize < 4 else self._parameter.dtype
+        own = float_tensor(self.network).dtype
+        return torch.float32 if own.itemsize < 4 else own
 
     @property
     def batch(self) -> int:
@@ -310,7 +305,7 @@ class Classifier:
         size = tuple(images.shape[1:])
         with undisturbed(self.network), self._hooked(hook, images.shape), torch.no_grad():
             try:
-                images = images.to(self._parameter.dtype, memory_format=self._format)
+                images = images.to(float_tensor(self.network).dtype, memory_format=self._format)
                 logits = self._checked(self.network(images))
                 self._seen["sizes"].add(size)
                 return logits
@@ -393,8 +388,7 @@ class Classifier:
         return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
 
     def _score(self, logits, classes, score):
-        if score not in ("logit", "probability"):
-            raise ValueError(f'score is "logit" or "probability", not {score!r}')
+        one_of(score, "score", "logit", "probability")
         scores = self._activate(logits) if score == "probability" else logits
         return scores.gather(1, classes[:, None])[:, 0]
 
@@ -412,6 +406,18 @@ def _at_least_one(batch):
     if batch < 1:
         raise ValueError(f"batch is the number of images in a pass, at least 1, not {batch}")
     return batch
+
+
+def refuse_nan(images: Tensor) -> None:
+    """Raises ValueError for images that are not finite: no map or curve of them means anything.
+
+    >>> from thesis_lib.classifier import refuse_nan
+    >>> refuse_nan(torch.tensor([0.0, float("nan")]))
+    Traceback (most recent call last):
+    ValueError: the images hold NaN or infinity: leave those pictures out
+    """
+    if not images.isfinite().all():
+        raise ValueError("the images hold NaN or infinity: leave those pictures out")
 
 
 def _finite(logits):

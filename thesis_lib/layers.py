@@ -27,6 +27,17 @@ NOT_EXPLAINED = (  # as the last layer: they make nothing of their own
 _one_at_a_time = threading.RLock()  # of the process: networks may share layers
 
 
+def float_tensor(network: nn.Module) -> Tensor:
+    """The first float parameter or buffer of a network, which has its type and device; else a zero on the CPU.
+
+    >>> from thesis_lib.layers import float_tensor
+    >>> float_tensor(torch.nn.Linear(2, 3).double()).dtype
+    torch.float64
+    """
+    tensors = (*network.parameters(), *network.buffers())
+    return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+
+
 @contextmanager
 def undisturbed(network: nn.Module) -> Iterator[None]:
     """A network as it is documented to run: in eval mode, in its own float type, as its code says.
@@ -44,7 +55,7 @@ def undisturbed(network: nn.Module) -> Iterator[None]:
     (True, True)
     """
     with _one_at_a_time, ExitStack() as stack:
-        kind = next((t.device.type for t in (*network.parameters(), *network.buffers())), "cpu")
+        kind = float_tensor(network).device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             stack.enter_context(torch.autocast(kind, enabled=False))
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and to load it takes a second
@@ -197,8 +208,9 @@ def find_layer(network: nn.Module, size: int | tuple[int, int] | None = None) ->
     >>> find_layer(clf.network), find_layer(vit.network)
     ('features.35', 'encoder.layers.encoder_layer_5.ln_1')
     """
+    sizes = _sizes(network) if size is None else [(size, size) if isinstance(size, int) else size]
     with undisturbed(network), torch.inference_mode(False), torch.no_grad():
-        images, calls, classes = _recorded(network, _sizes(network) if size is None else [size])
+        images, calls, classes = _recorded(network, sizes)
         times = Counter(name for name, _, _ in calls)
         makers: dict[tuple[int, int], list] = {}  # output -> the modules that returned it, innermost first
         for name, output, version in calls:
@@ -254,15 +266,11 @@ def _recorded(network, sizes):
     """Two images, what each module returned of them as (name, output, version), and the number of classes."""
     conv = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     channels = dict.fromkeys([3, conv.in_channels if conv else 3])
-    like = next(
-        (t for t in (*network.parameters(), *network.buffers()) if t.is_floating_point()), torch.zeros(())
-    )
     first = None
     for size in sizes:
         for k in channels:
-            size = (size, size) if isinstance(size, int) else size
             noise = torch.rand(2, k, *size, generator=torch.Generator().manual_seed(0))
-            images, calls = noise.to(like), []
+            images, calls = noise.to(float_tensor(network)), []
 
             def recorder(name, calls=calls):
                 def keep(module, args, output):
@@ -281,7 +289,8 @@ def _recorded(network, sizes):
                 for handle in handles:
                     handle.remove()
     size, cause = first
-    raise ValueError(f"an image of {size[0]} x {size[1]} fails ({cause}): name the layer") from cause
+    said = str(cause) or type(cause).__name__  # an assertion may say nothing
+    raise ValueError(f"an image of {size[0]} x {size[1]} fails ({said}): name the layer") from cause
 
 
 def _matters(network, name, images, kind):

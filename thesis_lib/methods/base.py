@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from thesis_lib.classifier import refuse_nan
 from thesis_lib.counts import count
 from thesis_lib.kernels import min_max, resize
 from thesis_lib.layers import undisturbed
@@ -89,8 +90,7 @@ def explainer(share: int = 1) -> Callable:
             clf = clf if batch is None else clf.with_batch(batch)
             images = clf.prepare(images)
             classes = clf.targets(classes, len(images))
-            if not images.isfinite().all():
-                raise ValueError("the images hold NaN or infinity: leave those pictures out")
+            refuse_nan(images)
             n = max(1, clf.batch // share)
             parts = images.split(n)
             targets = [None] * len(parts) if classes is None else classes.split(n)

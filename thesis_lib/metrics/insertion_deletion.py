@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from thesis_lib.checks import whole
-from thesis_lib.classifier import Classifier, resolve_classes
+from thesis_lib.classifier import Classifier, refuse_nan, resolve_classes
 from thesis_lib.counts import count
 from thesis_lib.kernels import blur, rank_pixels
 from thesis_lib.layers import runs_undisturbed
@@ -71,8 +71,7 @@ def insertion_deletion(
     if not 1 <= step < height * width:
         raise ValueError(f"step must lie in 1..{height * width - 1} (pixels), not {step}")
     classes = clf.targets(classes, n)
-    if not images.isfinite().all():
-        raise ValueError("the images hold NaN or infinity: leave those pictures out")
+    refuse_nan(images)
     blurred = blur(images)  # before the first pass: it refuses small images
     counts = torch.arange(0, height * width + step, step, device=clf.device)
     counts = counts.clamp_(max=height * width)  # (T,) pixels replaced so far

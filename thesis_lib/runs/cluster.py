@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise ImportError('engine="dask" needs the extra: pip install -e ".[cluster]"') from error
 
-_one_at_a_time = threading.Lock()  # a network that is being explained has hooks: one chunk a process
+_one_at_a_time = threading.Lock()  # one chunk a process bounds its memory; passes would wait for each other anyway
 _loaded = (None, None)  # in a worker: the label of the last call, and its job
 
 
