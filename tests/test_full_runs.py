@@ -10,11 +10,15 @@ import papermill
 import pytest
 import trees
 import yaml
+from safetensors.torch import save_file
 
+import thesis_lib as tl
 from thesis_lib.data import subsets
+from thesis_lib.data.models import NETWORKS, read_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENES = {"voc": trees.voc, "coco": trees.coco}
+DATASETS = {"voc": "voc2007", "coco": "coco2014"}
 
 
 @pytest.fixture
@@ -44,6 +48,17 @@ def execute_page(tmp_path, parameters):
     )  # fmt: skip
 
 
+def outputs_for(dataset, network, tmp_path):
+    """A file of an embedded network's weights whose outputs are called as the dataset's classes."""
+    names = tl.open_dataset(dataset, tmp_path / "data_root").categories
+    state, facts = read_weights(NETWORKS[network].weights)
+    for key in list(NETWORKS[network].build().state_dict())[-2:]:
+        state[key] = state[key].repeat(4, *[1] * (state[key].ndim - 1))[: len(names)].clone()
+    path = tmp_path / f"{network}.safetensors"
+    save_file(state, path, facts | {"categories": json.dumps(names)})
+    return str(path)
+
+
 def text_of(page):
     """All that a page displays."""
     outputs = [output for cell in page.cells for output in cell.get("outputs", [])]
@@ -56,8 +71,9 @@ def test_table_3_2_on_ilsvrc2012(run, tmp_path):
     tree = trees.imagenet(tmp_path / "data_root", pictures=2, flat=True)
     bad, good = list(tree.skipped)[0], list(tree.classes)[1:4]
     (manifest,), text = run(
-        "full-imagenet.yaml", [bad, *good], network="vgg19_glyphs", step=8 * 448, shown=[0]
-    )
+        "full-imagenet.yaml", [bad, *good], network="vgg19_glyphs", step=8 * 448, shown=[0],
+        weights=outputs_for("imagenet", "vgg19_glyphs", tmp_path),
+    )  # fmt: skip
     assert [name for name, _ in manifest["skipped"]] == [bad]
     assert manifest["settings"]["dataset"]["pictures"] == 4
     assert "3 pictures, 21 rows. 1 more could not be measured" in text
@@ -69,7 +85,8 @@ def test_table_3_3(run, tmp_path, name):
     tree = SCENES[name](tmp_path / "data_root", pictures=2)
     bad, (thin, _) = list(tree.skipped)[0], tree.empty[0]
     ids = [bad, tree.unlabelled[0], thin, *list(tree.classes)[:1]]
-    manifests, text = run(f"full-{name}.yaml", ids, network="vgg19_glyphs_scenes", weights="")
+    weights = outputs_for(DATASETS[name], "vgg19_glyphs_scenes", tmp_path)
+    manifests, text = run(f"full-{name}.yaml", ids, network="vgg19_glyphs_scenes", weights=weights)
     assert len(manifests) == 2  # the table and the gate
     for manifest in manifests:
         assert [name for name, _ in manifest["skipped"]] == [bad, tree.unlabelled[0], thin]
@@ -87,6 +104,8 @@ def test_table_3_2_in_windows(run, tmp_path):
     bad, good = list(tree.skipped)[0], list(tree.classes)[:3]
     manifests, text = run(
         "full-imagenet-window.yaml", [bad, *good], network="vgg19_glyphs", transformer="vit_glyphs",
+        weights=outputs_for("imagenet", "vgg19_glyphs", tmp_path),
+        weights_transformer=outputs_for("imagenet", "vit_glyphs", tmp_path),
         step=16 * 448, checked=1, **FEW_METHODS,
     )  # fmt: skip
     assert len(manifests) == 2  # the network and the Transformer
@@ -100,8 +119,9 @@ def test_table_3_3_in_windows(run, tmp_path, name):
     tree = SCENES[name](tmp_path / "data_root", pictures=2)
     bad, good = list(tree.skipped)[0], list(tree.classes)[:2]
     networks = {
-        "network": "vgg19_glyphs_scenes", "weights": "", "transformer": "vit_glyphs_scenes",
-        "weights_transformer": "",
+        "network": "vgg19_glyphs_scenes", "transformer": "vit_glyphs_scenes",
+        "weights": outputs_for(DATASETS[name], "vgg19_glyphs_scenes", tmp_path),
+        "weights_transformer": outputs_for(DATASETS[name], "vit_glyphs_scenes", tmp_path),
     }  # fmt: skip
     manifests, text = run(f"full-{name}-window.yaml", [bad, *good], **networks, **FEW_METHODS)
     for manifest in manifests:

@@ -22,7 +22,8 @@ try:
 except ImportError as error:
     raise ImportError('engine="dask" needs the extra: pip install -e ".[cluster]"') from error
 
-_one_at_a_time = threading.Lock()  # one chunk a process bounds its memory; passes would wait for each other anyway
+# One chunk a process bounds its memory; passes would wait for each other anyway.
+_one_at_a_time = threading.Lock()
 _loaded = (None, None)  # in a worker: the label of the last call, and its job
 
 
