@@ -54,13 +54,12 @@ def test_a_table_is_whole(name):
     ("name", "part"), PARTS, ids=lambda x: "/".join(x) if isinstance(x, tuple) and len(x) == 3 else ""
 )
 def test_some_rows_come_out_again(name, part):
-    """A few rows of at most 2,000 passes, other ones for each commit. One of them may sit on an edge (a gate, a
-    percentile, a tie), where another machine falls on the other side."""
+    """A few rows of at most 2,000 passes, other ones for each commit, on whatever machine this is."""
     found = verify.check(
         part, tl.recorded(*name), random.Random(f"{commit()} {name} {part.name}"), 0, 2000, 3, 3
     )
     assert found["rows"] >= 3
-    assert found["agree"] >= found["rows"] - 1, "\n".join(found["lines"])
+    assert found["agree"] + found["edge"] == found["rows"], "\n".join(found["lines"])
 
 
 def test_a_table_that_is_shifted_by_a_hundredth_is_seen(tmp_path, monkeypatch, capsys):
@@ -71,7 +70,7 @@ def test_a_table_that_is_shifted_by_a_hundredth_is_seen(tmp_path, monkeypatch, c
     monkeypatch.setattr(record, "RESULTS", tmp_path)
     record.write(tmp_path.joinpath(*name[:2], f"{name[2]}.parquet"), rows, provenance)
     found = verify.check(part, tl.recorded(*name), random.Random(0), 0, 2000, 3, 3)
-    assert found["agree"] == 0 and abs(found["greatest"] - 0.01) < 1e-3
+    assert found["agree"] == found["edge"] == 0 and abs(found["greatest"] - 0.01) < 1e-3
     assert "overall: recorded" in found["lines"][0]
     monkeypatch.setattr(verify, "PLAN", [part])
     assert verify.main(["--minutes", "0", "--seed", "3"]) == 1
@@ -98,8 +97,6 @@ def test_disagreements_know_curves_gaps_and_missing_rows():
     assert METRICS["insertion_deletion"].columns["tied"].tolerance is None
     other = old.assign(**{"class": 2})
     assert np.isinf(record.disagreements(old, other, ["insertion_deletion"])["difference"]).all()
-    assert verify.cause(old, other) == "the network names another class"
-    assert verify.cause(old, old.assign(tied=4)).startswith("a tie")
 
 
 def test_memory_stays_flat():
