@@ -10,6 +10,7 @@ import pytest
 import thesis_lib as tl
 from thesis_lib.metrics import METRICS
 from thesis_lib.runs import record, verify
+from thesis_lib.runs.agree import disagreements
 from thesis_lib.runs.files import LIBRARY
 
 TABLES = record.tables()
@@ -87,16 +88,14 @@ def test_disagreements_know_curves_gaps_and_missing_rows():
         "overall": 0.3,
     }
     old = pd.DataFrame([row])
-    assert record.disagreements(old, old, ["insertion_deletion"]).empty
+    assert disagreements(old, old, ["insertion_deletion"]).empty
     for column, value in (("insertion", [0.1, 0.21]), ("overall", 0.304), ("overall", np.nan)):
         new = old.assign(**{column: [value]})
-        assert record.disagreements(old, new, ["insertion_deletion"])["column"].tolist() == [column]
-    assert record.disagreements(
-        old, old.assign(tied=9), ["insertion_deletion"]
-    ).empty  # no tolerance: not compared
+        assert disagreements(old, new, ["insertion_deletion"])["column"].tolist() == [column]
+    assert disagreements(old, old.assign(tied=9), ["insertion_deletion"]).empty  # no tolerance: not compared
     assert METRICS["insertion_deletion"].columns["tied"].tolerance is None
     other = old.assign(**{"class": 2})
-    assert np.isinf(record.disagreements(old, other, ["insertion_deletion"])["difference"]).all()
+    assert np.isinf(disagreements(old, other, ["insertion_deletion"])["difference"]).all()
 
 
 def test_memory_stays_flat():

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from thesis_lib.metrics.measure import measure
 from thesis_lib.metrics.sanity import sanity_layers
 from thesis_lib.peers import METHODS as PEERS
 from thesis_lib.runs import files, key
+from thesis_lib.runs.agree import disagreements, on_an_edge, shaken
 from thesis_lib.runs.evaluate import evaluate
 from thesis_lib.runs.job import say
 
@@ -395,38 +396,14 @@ def _agrees(part, data, classifier, label, method, rows):
     if any(METRICS[m].neighbours for m in part.metrics):
         few = [data[i] for i in range(min(part.chunk, len(data)))]
     old = rows[(rows["method"] == label) & rows["id"].isin([sample.id for sample in few])]
-    new, _ = measure(few, classifier, {label: method}, part.metrics, part.step)
-    return not len(disagreements(old, new, part.metrics))
 
+    def again(seed=None):
+        some = few if seed is None else [shaken(sample, seed) for sample in few]
+        return measure(some, classifier, {label: method}, part.metrics, part.step)[0]
 
-def disagreements(old: pd.DataFrame, new: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
-    """Where two measurements of the same rows lie further apart than the metrics tolerate.
-
-    Returns one row for each (id, class, method, column): recorded, measured, difference. A row that
-    one of both lacks has a difference of infinity.
-    """
-    index = ["id", "class", "method"]
-    a, b = (rows.set_index(index) for rows in (old, new))
-    found = [(*where, "row", np.nan, np.nan, np.inf) for where in a.index.symmetric_difference(b.index)]
-    both = a.index.intersection(b.index)
-    for metric in metrics:
-        for name, column in METRICS[metric].columns.items():
-            if column.tolerance is None:
-                continue
-            for where in both:
-                x, y = (np.asarray(rows.loc[where, name], float) for rows in (a, b))
-                gap = difference(x, y)
-                if gap > column.tolerance + (2**-11 if x.ndim else 0):  # of 16-bit floats
-                    found.append((*where, name, float(x.mean()), float(y.mean()), gap))
-    return pd.DataFrame(found, columns=[*index, "column", "recorded", "measured", "difference"])
-
-
-def difference(x: np.ndarray, y: np.ndarray) -> float:
-    """Absolute difference, of curves its mean over their points: where a curve is steep, one point may jump by a
-    tie alone, which moves no area. Two NaN are equal, one is not."""
-    if x.shape != y.shape or (np.isnan(x) != np.isnan(y)).any():
-        return np.inf
-    return float(np.nan_to_num(np.abs(x - y)).mean())
+    new = again()
+    wrong = disagreements(old, new, part.metrics)
+    return not len(wrong) or on_an_edge(again, new, wrong, part.metrics)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,7 +8,6 @@ agree or lie on an edge. Tables whose pictures or weights are not here are named
 """
 
 import argparse
-import copy
 import functools
 import os
 import random
@@ -24,10 +23,10 @@ from thesis_lib.data.match import match
 from thesis_lib.data.models import load_classifier
 from thesis_lib.metrics import METRICS
 from thesis_lib.metrics.measure import measure
-from thesis_lib.runs.record import PLAN, Part, difference, disagreements, recorded, tables
+from thesis_lib.runs.agree import ROW, difference, disagreements, on_an_edge, shaken
+from thesis_lib.runs.record import PLAN, Part, recorded, tables
 
 AGREE = 0.99
-NOISE, SEEDS = 1e-6, 3  # of normalised pixels: the standard deviation, and how often a row is shaken
 
 
 def parts_of(dataset: str, network: str, table: str) -> list[Part]:
@@ -45,30 +44,13 @@ def again(part: Part, rows: pd.DataFrame, seed: int | None = None) -> tuple[pd.D
     start = position // part.chunk * part.chunk
     needed = any(METRICS[m].neighbours for m in part.metrics)
     chunk = range(start, min(start + part.chunk, len(data))) if needed else [position]
-    samples = [data[i] if seed is None else _shaken(data[i], seed) for i in chunk]
+    samples = [data[i] if seed is None else shaken(data[i], seed) for i in chunk]
     new, _ = measure(samples, classifier, {label: methods[label]}, part.metrics, part.step)
     return rows, new[new["id"] == name]
 
 
-def _shaken(sample, seed):
-    noise = torch.randn(sample.pixels.shape, generator=torch.Generator().manual_seed(seed))
-    shaken = copy.copy(sample)
-    shaken.pixels = sample.pixels + NOISE * noise
-    return shaken
-
-
-def on_an_edge(part: Part, rows: pd.DataFrame, new: pd.DataFrame, wrong: pd.DataFrame) -> bool:
-    """Whether rows are as far from themselves, to a factor of 3, when their pictures are shaken.
-
-    rows, new: recorded, measured again; wrong: their `disagreements`. Distances are in tolerances.
-    """
-
-    def furthest(found):
-        tolerance = found["column"].map(lambda name: getattr(METRICS.columns.get(name), "tolerance", 1))
-        return (found["difference"] / tolerance).max()
-
-    shaken = [disagreements(new, again(part, rows, seed)[1], part.metrics) for seed in range(SEEDS)]
-    return bool(furthest(wrong) <= 3 * furthest(pd.concat(shaken)))
+def _once_more(part, rows, seed):
+    return again(part, rows, seed)[1]
 
 
 @functools.lru_cache(maxsize=4)
@@ -114,8 +96,9 @@ def check(
             break
         old, new = again(part, some)
         wrong = disagreements(old, new, part.metrics)
-        bad = min(len(old), len(wrong.drop_duplicates(["id", "class", "method"])))
-        edge = bad > 0 and on_an_edge(part, some, new, wrong)
+        bad = min(len(old), len(wrong.drop_duplicates(ROW)))
+        once_more = functools.partial(_once_more, part, some)
+        edge = bad > 0 and on_an_edge(once_more, new, wrong, part.metrics)
         found["rows"] += len(old)
         found["agree"] += len(old) - bad
         found["edge"] += bad if edge else 0
