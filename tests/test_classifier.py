@@ -348,6 +348,14 @@ def test_normalise_and_back():
     torch.testing.assert_close(clf.denormalise(normalised), pixels)
 
 
+@pytest.mark.parametrize("pixels", [torch.rand(1, 3, 4, 5) * 255, torch.ones(1, 3, 4, 5).byte(), np.ones(3)])
+def test_pixels_of_0_to_255_are_refused(pixels):
+    """They would be a bright picture without contrast, and give plausible maps."""
+    with pytest.raises(ValueError, match="divide 0 to 255 by 255"):
+        classifier().normalise(pixels)
+    classifier().normalise(torch.rand(1, 3, 4, 5) * 1.2 - 0.1)  # what enlarges may overshoot
+
+
 def test_probabilities_by_activation():
     x = images(2)
     network = random_network(networks.Plain)

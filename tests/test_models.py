@@ -22,6 +22,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 import thesis_lib as tl
 from thesis_lib.data import models
+from thesis_lib.training import train as training
 
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
 
@@ -136,6 +137,13 @@ def test_a_vit_has_the_size_of_its_file(monkeypatch, tmp_path, options):
     clf = loaded("vit_b_16", tmp_path / "w.pt")
     torch.testing.assert_close(clf.logits(x), logits(network, x))
     assert clf.network.image_size == options.get("image_size", 32)
+
+
+def test_a_new_head_keeps_the_positions_of_a_vit_of_another_size(monkeypatch, tmp_path):
+    network = small_vit(monkeypatch)(image_size=48)
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    tuned = training.new_head("vit_b_16", ["ant", "bee"], tmp_path / "w.pt").network
+    assert tuned.image_size == 48 and tuned.encoder.pos_embedding.equal(network.encoder.pos_embedding)
 
 
 def old_densenet(key):

@@ -110,10 +110,18 @@ class Classifier:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) in [0, 1] to what the network takes.
 
+        Raises:
+            ValueError: pixels that are whole numbers, or go far beyond 1, as those of 0 to 255 do.
+
         >>> grey = torch.full((1, 3, 2, 2), 0.5)
         >>> clf.denormalise(clf.normalise(grey)).allclose(grey)
         True
         """
+        if not torch.is_tensor(pixels) or not pixels.is_floating_point():
+            kind = getattr(pixels, "dtype", type(pixels).__name__)
+            raise ValueError(f"pixels are a float tensor in [0, 1], not {kind}: divide 0 to 255 by 255")
+        if pixels.numel() and pixels.amax() > 2:  # what enlarges may overshoot a little
+            raise ValueError(f"pixels lie in [0, 1], not up to {float(pixels.amax()):g}: divide 0 to 255 by 255")
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
 
     def denormalise(self, images: Tensor) -> Tensor:
