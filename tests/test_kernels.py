@@ -179,6 +179,18 @@ def test_pixel_mean_weights_are_the_mean_of_the_up_sampled(small, big):
     torch.testing.assert_close(rows.sum() * columns.sum(), torch.tensor(1.0).double())
 
 
+@SMALL
+@given(
+    st.lists(st.tuples(*[st.integers(1, 9)] * 2), min_size=1, max_size=4),
+    st.tuples(*[st.integers(1, 30)] * 2),
+)
+def test_a_sum_of_several_sizes_is_that_of_the_resized(smalls, big):
+    """Larger and smaller ones, and what is reduced."""
+    maps = [rand(2, 3, *small, seed=k) for k, small in enumerate(smalls)]
+    expected = sum(kernels.resize(x, big) for x in maps)
+    torch.testing.assert_close(kernels.resized_sum(maps, big), expected, rtol=1e-12, atol=1e-12)
+
+
 # masked_scores
 
 

@@ -121,7 +121,9 @@ class Classifier:
             kind = getattr(pixels, "dtype", type(pixels).__name__)
             raise ValueError(f"pixels are a float tensor in [0, 1], not {kind}: divide 0 to 255 by 255")
         if pixels.numel() and pixels.amax() > 2:  # what enlarges may overshoot a little
-            raise ValueError(f"pixels lie in [0, 1], not up to {float(pixels.amax()):g}: divide 0 to 255 by 255")
+            raise ValueError(
+                f"pixels lie in [0, 1], not up to {float(pixels.amax()):g}: divide 0 to 255 by 255"
+            )
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
 
     def denormalise(self, images: Tensor) -> Tensor:

@@ -134,6 +134,32 @@ def group_sum(features: Tensor, weights: Tensor, groups: int) -> Tensor:
     return torch.cat([larger, block(slice(cut, None), groups - extra, size)], 1)
 
 
+def interpolation(small: int, big: int) -> Tensor:
+    """The matrix (big, small) of phi in one direction, float64 on the CPU: phi(x) = rows @ x @ columns.mT.
+
+    >>> rows, columns = kernels.interpolation(2, 6).float(), kernels.interpolation(3, 9).float()
+    >>> x = torch.rand(1, 1, 2, 3)
+    >>> (rows @ x @ columns.mT).allclose(kernels.resize(x, (6, 9)))
+    True
+    """
+    return F.interpolate(torch.eye(small, dtype=torch.float64)[None], size=big, mode="linear")[0].mT
+
+
+def resized_sum(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The sum of maps (N, C, h_t, w_t) of several sizes, each resized: sum_t phi(x_t, size) -> (N, C, H, W).
+
+    As phi is two matrices, rows are interpolated for each map and columns for all maps at once, so that
+    what is as large as the image is written once.
+
+    >>> maps = [torch.ones(1, 1, 2, 2), torch.full((1, 1, 3, 3), 3.0)]
+    >>> kernels.resized_sum(maps, (4, 4)).unique()
+    tensor([4.])
+    """
+    rows = [interpolation(x.shape[-2], size[0]).to(x) @ x for x in maps]
+    columns = torch.cat([interpolation(x.shape[-1], size[1]) for x in maps], 1).to(maps[0])
+    return torch.cat(rows, -1) @ columns.mT
+
+
 def pixel_mean_weights(small: Sequence[int], big: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Equation 3-5 without up-sampling: the mean over pixels of phi(G, big) as a weighted sum.
 
@@ -144,10 +170,7 @@ def pixel_mean_weights(small: Sequence[int], big: Sequence[int]) -> tuple[Tensor
     >>> rows.allclose(torch.tensor([0.5, 0.5], dtype=torch.float64)), columns.shape
     (True, torch.Size([3]))
     """
-    rows, columns = (
-        F.interpolate(torch.eye(n, dtype=torch.float64)[None], size=m, mode="linear")[0].mean(-1)
-        for n, m in zip(small, big, strict=True)
-    )
+    rows, columns = (interpolation(n, m).mean(0) for n, m in zip(small, big, strict=True))
     return rows, columns
 
 

@@ -19,7 +19,7 @@ from thesis_lib.kernels import (
     min_max,
     percentile_denoise,
     pixel_mean_weights,
-    resize,
+    resized_sum,
     usable,
 )
 from thesis_lib.methods.base import METHODS, explainer
@@ -111,10 +111,8 @@ def mean_over_scales(maps: Iterable[Tensor], keep: Tensor, size: Sequence[int]) 
     >>> mean_over_scales(maps, torch.tensor([[True], [True]]), (4, 4)).unique()
     tensor([2.])
     """
-    total: Tensor | int = 0
-    for x, kept in zip(maps, keep, strict=True):
-        total += resize(torch.where(kept[:, None, None, None], x, 0), size)
-    return total / keep.sum(0)[:, None, None, None]
+    kept = [torch.where(k[:, None, None, None], x, 0) for x, k in zip(maps, keep, strict=True)]
+    return resized_sum(kept, size) / keep.sum(0)[:, None, None, None]
 
 
 def fused_weights(gradients: Iterable[Tensor], keep: Tensor, size: Sequence[int]) -> Tensor:

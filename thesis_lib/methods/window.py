@@ -7,14 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from thesis_lib.checks import check_settings, has_outputs, number, one_of, several, whole
 from thesis_lib.classifier import Classifier
 from thesis_lib.counts import count
-from thesis_lib.kernels import fuse_windows, low_pass, resize, take_windows, window_corners
+from thesis_lib.kernels import (
+    fuse_windows,
+    interpolation,
+    low_pass,
+    resize,
+    take_windows,
+    window_corners,
+)
 from thesis_lib.methods.base import METHODS, explainer
 from thesis_lib.methods.multiscale import scale_sizes
 
@@ -163,7 +169,7 @@ def sess(
         for alive, weight, x, places, s in zip(*parts, strict=True):
             maps = explain_windows(clf, base, x, classes, places, size, alive, settings, size)
             maps = maps * weight[..., None, None]
-            rows, columns = (_reduction(b, a, maps) for b, a in zip(s, size, strict=True))
+            rows, columns = (interpolation(b, a).mT.to(maps) for b, a in zip(s, size, strict=True))
             for k, (top, left) in enumerate(places.tolist()):
                 # The window on an empty canvas, reduced to the image: two sparse matrices.
                 down, across = rows[top : top + size[0]], columns[left : left + size[1]]
@@ -231,12 +237,6 @@ def _jobs(alive):
 def _enlarged(images, owners, corners, window, size):
     """Equations 4-1 and 4-3: P_k, as large as the images, or of another size."""
     return resize(take_windows(images, owners, corners, window), size or images.shape[-2:])
-
-
-def _reduction(big, small, like):
-    """The matrix (big, small) that interpolates `big` pixels at `small` places."""
-    eye = torch.eye(big, dtype=like.dtype, device=like.device)
-    return F.interpolate(eye[None], size=small, mode="linear")[0]
 
 
 def _bare(method, how):

@@ -300,7 +300,9 @@ def new_head(
     source = load_classifier(name, weights, device="cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        side = getattr(source.network, "image_size", None)  # torchvision's ViTs: of the weights' own positions
+        side = getattr(
+            source.network, "image_size", None
+        )  # torchvision's ViTs: of the weights' own positions
         network = models.build(name, classes=len(categories), side=side)
     state = network.state_dict()
     head = models.head_of(name, network).rpartition(".")[0]
