@@ -111,8 +111,8 @@ def mean_over_scales(maps: Iterable[Tensor], keep: Tensor, size: Sequence[int]) 
     >>> mean_over_scales(maps, torch.tensor([[True], [True]]), (4, 4)).unique()
     tensor([2.])
     """
-    kept = [torch.where(k[:, None, None, None], x, 0) for x, k in zip(maps, keep, strict=True)]
-    return resized_sum(kept, size) / keep.sum(0)[:, None, None, None]
+    n, *kept = (k[:, None, None, None] for k in (keep.sum(0), *keep))
+    return resized_sum([torch.where(k, x / n, 0) for x, k in zip(maps, kept, strict=True)], size)
 
 
 def fused_weights(gradients: Iterable[Tensor], keep: Tensor, size: Sequence[int]) -> Tensor:
