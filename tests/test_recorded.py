@@ -98,6 +98,51 @@ def test_disagreements_know_curves_gaps_and_missing_rows():
     assert np.isinf(disagreements(old, other, ["insertion_deletion"])["difference"]).all()
 
 
+def test_a_table_grows_by_what_is_missing(tmp_path, monkeypatch):
+    """More pictures, another method, a stop between two blocks: nothing is measured twice."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(record, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(record, "BLOCK", 2)
+    measured = []
+
+    def evaluate(data, classifier, methods, *args, **settings):
+        measured.append((list(data.ids), list(methods)))
+        if len(measured) == stop:
+            raise KeyboardInterrupt
+        return tl.evaluate(data, classifier, methods, *args, **settings, progress=False)
+
+    def part(pictures, *names):
+        methods = {name: tl.METHODS[name] for name in names}
+        return record.Part("a", "glyphs", "vgg19_glyphs", lambda: methods, ("insertion_deletion",), "a", pictures,
+                           25088)  # fmt: skip
+
+    monkeypatch.setattr(record, "evaluate", evaluate)
+    ids, stop = list(tl.open_dataset("glyphs").ids), 3
+    with pytest.raises(KeyboardInterrupt):
+        record.record(part(5, "random", "centre"))
+    assert tl.recorded("glyphs", "vgg19_glyphs", "a")["id"].tolist() == 2 * ids[:4]
+    measured.clear()
+    stop = 0
+    record.record(part(5, "random", "centre", "grad_cam"))
+    assert measured == [
+        (ids[4:5], ["random", "centre"]),
+        (ids[:2], ["grad_cam"]),
+        (ids[2:4], ["grad_cam"]),
+        (ids[4:5], ["grad_cam"]),
+    ]
+    measured.clear()
+    record.record(part(5, "random", "centre", "grad_cam"))
+    assert not measured
+    grown = tl.recorded("glyphs", "vgg19_glyphs", "a")
+    assert {facts["pictures"] for facts in grown.attrs["provenance"]["methods"].values()} == {5}
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "at once")
+    monkeypatch.setattr(record, "BLOCK", 5)
+    record.record(part(5, "random", "centre", "grad_cam"))
+    at_once = tl.recorded("glyphs", "vgg19_glyphs", "a")
+    wanted = ["method", "id", "insertion_auc", "deletion_auc"]
+    pd.testing.assert_frame_equal(grown[wanted], at_once[wanted], atol=1e-4)
+
+
 def test_memory_stays_flat():
     rows = pd.read_csv(record.RESULTS / "memory.csv", comment="#")
     running = rows[(rows["pictures"] >= 1000)].iloc[:-1]

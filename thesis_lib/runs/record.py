@@ -45,6 +45,7 @@ from thesis_lib.runs.job import say
 
 RESULTS = REPOSITORY / "data" / "results"
 RUNS = REPOSITORY / "runs"
+BLOCK = 50  # pictures after which what was measured is written
 SAMPLE = 2  # pictures that are measured again where code has changed
 
 
@@ -328,57 +329,85 @@ def facts(part: Part, classifier: Any, methods: dict[str, Callable]) -> dict:
 
 
 def record(part: Part) -> None:
-    """Measure what of a part is missing, and write its table."""
+    """Measure what of a part is missing, `BLOCK` pictures at a time, each of which is written at once."""
     classifier, methods = load_classifier(part.network), part.methods()
     data = match(part.data(), classifier)
     now = facts(part, classifier, methods)
     layers = sanity_layers(classifier) if "sanity" in part.metrics else None
+    together = any(METRICS[m].neighbours for m in part.metrics)
     rows, provenance = _table(part)
-    missing = {}
+    missing: dict[tuple, dict[str, Callable]] = {}  # ids: methods that lack them
     for label, method in methods.items():
         known = provenance["methods"].get(label)
-        there = set(rows.loc[rows["method"] == label, "id"]) if known else set()
-        there |= set(known["left_out"]) if known else set()
-        if (
-            not known
-            or not set(data.ids) <= there
-            or without_code(known["facts"]) != without_code(now[label])
-        ):
-            missing[label] = method
-        elif known["facts"] != now[label]:
-            if _agrees(part, data, classifier, label, method, rows):
-                known |= {"facts": now[label], "layers": layers}
-                write(part.file, rows, provenance)
-                say(f"{part.file.stem}, {label}: the code has changed, the rows have not")
-            else:
-                missing[label] = method
+        if not known or without_code(known["facts"]) != without_code(now[label]):
+            there = set()
+        elif known["facts"] == now[label]:
+            there = _ids(rows, label, known)
+        elif _agrees(part, data, classifier, label, method, rows):
+            known |= {"facts": now[label], "layers": layers}
+            write(part.file, rows, provenance)
+            say(f"{part.file.stem}, {label}: the code has changed, the rows have not")
+            there = _ids(rows, label, known)
+        else:
+            there = set()
+        if lacking := tuple(i for i in data.ids if i not in there):
+            missing.setdefault(tuple(data.ids) if together else lacking, {})[label] = method
     title = f"{part.name}: {part.dataset} {part.network} {part.table}"
     if not missing:
         say(f"{title}: recorded already")
-        return
-    say(f"{title}: {', '.join(missing)}")
-    begin = time.monotonic()
-    new = evaluate(data, classifier, missing, RUNS, metrics=part.metrics, step=part.step, chunk=part.chunk)
+    for ids, some in missing.items():
+        say(f"{title}: {', '.join(some)}, {len(ids)} of {len(data)} pictures")
+        block = len(ids) if together else BLOCK
+        for start in range(0, len(ids), block):
+            begin = time.monotonic()
+            few = Subset(data, list(ids[start : start + block]))
+            new = evaluate(
+                few, classifier, some, RUNS, metrics=part.metrics, step=part.step, chunk=part.chunk
+            )
+            _add(part, data, new, {label: now[label] for label in some}, layers)
+            minutes = (time.monotonic() - begin) / 60
+            say(f"{title}: {min(start + block, len(ids))} of {len(ids)} pictures, {minutes:.1f} minutes")
+
+
+def _ids(rows, label, known):
+    """The pictures of a label that were measured or could not be."""
+    return {*rows.loc[rows["method"] == label, "id"], *known["left_out"]}
+
+
+def _add(part, data, new, now, layers):
+    """Write new rows of some labels into the part's table, in place of those of the same pictures, if any,
+    or of all, where they are of other settings or code."""
     manifest = files.manifest(Path(new.attrs["run"]))
+    left_out = [name for name, _ in manifest["skipped"] + manifest["failed"]]
     rows, provenance = _table(part)  # another process may have written meanwhile
-    order = [*dict.fromkeys([*rows["method"], *missing])] if len(rows) else list(missing)
-    rows = pd.concat([rows[~rows["method"].isin(list(missing))], new] if len(rows) else [new])
-    rank = {label: k for k, label in enumerate(order)}
-    rows = rows.sort_values("method", key=lambda column: column.map(rank), kind="stable")
-    for label in missing:
+    order = list(dict.fromkeys([*rows["method"], *now]))
+    for label in now:
+        known = provenance["methods"].get(label, {})
+        grown = known.get("facts") == now[label]
+        replaced = rows["method"] == label
+        rows = rows[~(replaced & rows["id"].isin([*new["id"], *left_out]) if grown else replaced)]
         provenance["methods"][label] = {
             "facts": now[label],
-            "pictures": int(new.loc[new["method"] == label, "id"].nunique()),
-            "left_out": [name for name, _ in manifest["skipped"] + manifest["failed"]],
+            "pictures": 0,
+            "left_out": sorted({*known["left_out"], *left_out}) if grown else left_out,
             "layers": layers,
             "command": f"make record PART={part.name}",
             "commit": manifest["commit"],
-            "device": ", ".join(manifest["devices"]),
+            "device": ", ".join(
+                sorted({*manifest["devices"], *(known["device"].split(", ") if grown else ())})
+            ),
             "versions": key.versions(),
             "date": datetime.date.today().isoformat(),
         }
-    write(part.file, rows.reset_index(drop=True), provenance)
-    say(f"{title}: done in {(time.monotonic() - begin) / 60:.1f} minutes")
+    rows = pd.concat([rows, new]) if len(rows) else new
+    ranks = [
+        rows["method"].map({label: k for k, label in enumerate(order)}),
+        rows["id"].map({name: k for k, name in enumerate(data.ids)}),
+    ]
+    rows = rows.iloc[np.lexsort(ranks[::-1])].reset_index(drop=True)
+    for label in now:
+        provenance["methods"][label]["pictures"] = int(rows.loc[rows["method"] == label, "id"].nunique())
+    write(part.file, rows, provenance)
 
 
 def _table(part):
