@@ -11,7 +11,8 @@ made for, with random weights, one after the other. A network gets a row in `dat
     layer, features, layout   what is explained: its name, K x h x w, how the network itself lays that out
     depth       percent of the network's modules that are done when the layer is
     difference  of Grad-CAM from one by plain back-propagation that does not use the library, at most
-    place       "there" if a change of the picture changes the features where it was made; else "elsewhere"
+    place       where a change of the picture changes the features: "there", where it was made, "elsewhere", or
+                "everywhere" alike, so that nothing can be told
 
 A row of the installed version stays as it is, and each is written as soon as it is there: what was stopped goes on.
 """
@@ -45,6 +46,7 @@ COLUMNS = (
 ).split()
 LONGEST = 200  # characters of a sentence
 PARTS = 4  # of the picture, down and across, that are changed one at a time
+FAINT = 0.3  # of the logarithm: how much more the features of a part answer to it than to others, at least
 CHANCE = 2  # of them may answer elsewhere, of random weights; cells in a wrong order move six or more
 
 
@@ -172,12 +174,11 @@ def compared(clf: tl.Classifier, images: Tensor) -> tuple[float, str]:
     raise AssertionError("the literal Grad-CAM of every class is flat")
 
 
-def misplaced(clf: tl.Classifier, image: Tensor) -> str:
-    """Where features do not lie where the picture does: a sentence, "" if all do.
+def placed(clf: tl.Classifier, image: Tensor) -> tuple[str, str]:
+    """Whether features lie where the picture does: "there", "elsewhere" or "everywhere", and a sentence.
 
     Each of 4 x 4 parts of the image (1, 3, H, W) is changed, one at a time. The features of that part, or of one beside
     it, should be those that answer most, beyond what they answer to the other changes.
-    Weights as the library draws them: with stronger ones an untrained Transformer mixes everything with everything.
     """
     side, parts = image.shape[-1], [divmod(i, PARTS) for i in range(PARTS**2)]
     changed = image.repeat(len(parts), 1, 1, 1)
@@ -187,18 +188,20 @@ def misplaced(clf: tl.Classifier, image: Tensor) -> str:
     features = clf.features(torch.cat([image, changed]))[0]
     answers = (features[1:] - features[:1]).abs().sum(1, keepdim=True)
     answers = F.adaptive_avg_pool2d(answers, PARTS).flatten(1)  # (changed part, part that answers)
-    answers = answers / answers.amax(1, keepdim=True).clamp(min=1e-30)
+    answers = answers / answers.amax(1, keepdim=True).clamp(min=torch.finfo(answers.dtype).tiny)
     answers = answers.clamp(
         min=1e-3
     ).log()  # less is no answer: rounding, and what residual branches of 1e-6 add
     answers = answers - answers.mean(0)
+    if answers.amax(1).min() < FAINT:
+        return "everywhere", "a change of any part of the picture is felt in all features alike"
     most = [parts[i] for i in answers.argmax(1).tolist()]
     astray = sum(
         max(abs(a - b) for a, b in zip(*pair, strict=True)) > 1 for pair in zip(parts, most, strict=True)
     )
     if astray <= CHANCE:
-        return ""
-    return f"{astray} of {len(parts)} parts of the picture have their features elsewhere"
+        return "there", ""
+    return "elsewhere", f"{astray} of {len(parts)} parts of the picture have their features elsewhere"
 
 
 def depth(network: nn.Module, layer: str, image: Tensor) -> int:
@@ -230,9 +233,11 @@ def look(name: str) -> dict[str, Any]:
         clf = tl.load_classifier(name, weights="random", device="cpu")
         row |= {"size": own_size(name, clf.network), "layer": clf.layer}
         images = blobs(2, row["size"])
-        row["sentence"] = misplaced(clf, images[:1])
-        row["place"] = "elsewhere" if row["sentence"] else "there"
+        # With stronger weights an untrained Transformer mixes everything; with those drawn, some others do.
+        row["place"], row["sentence"] = placed(clf, images[:1])
         liven(clf.network, images)
+        if row["place"] == "everywhere":
+            row["place"], row["sentence"] = placed(clf, images[:1])
         row["depth"] = depth(clf.network, clf.layer, images[:1])
         row["features"] = "x".join(map(str, clf.features(images)[0].shape[1:]))
         row["difference"], row["layout"] = compared(clf, images)
@@ -280,6 +285,8 @@ def sweep(again: list[str] | None = None) -> None:
         row = {"network": name, "library": library, "version": installed[library], "module": module}
         rows[key] = row | {"parameters": parameters} | look(name)
         table = pd.DataFrame([rows[k] for k in todo if k in rows], columns=COLUMNS)
+        whole = ["size", "depth"]  # where a row has none, pandas would make floats of all
+        table[whole] = table[whole].apply(pd.to_numeric).astype("Int64")
         replace(TABLE, lambda path: table.to_csv(path, index=False, float_format="%.1e"))  # noqa: B023
         print(
             f"{i}/{len(todo)} {name} ({parameters / 1e6:.1f} M, {time.monotonic() - start:.0f} s):",

@@ -35,7 +35,7 @@ def faults(rows):
             yield f"{row['network']}: {row['sentence']}"
         elif not row["difference"] < TOLERANCE:
             yield f"{row['network']}: Grad-CAM differs by {row['difference']} from plain back-propagation"
-        elif row["place"] != "there":
+        elif row["place"] not in ("there", "everywhere"):
             yield f"{row['network']}: {row['sentence']}"
         elif not int(row["depth"]) >= SHALLOW:
             yield f"{row['network']}: {row['layer']} is too near to the picture"
@@ -69,6 +69,7 @@ def test_the_table_has_every_network_of_the_installed_versions():
 def test_every_network_is_explained_rightly_or_refused_in_a_sentence():
     assert not list(faults(TABLE))
     assert (TABLE["outcome"] == "explained").mean() > 0.8
+    assert (TABLE["place"] == "everywhere").mean() < 0.03  # where nobody can tell
 
 
 @pytest.mark.parametrize("i", range(10))
@@ -162,15 +163,18 @@ ORDERS = {
     "turned by half": (lambda x: x.flip(-2, -1), False),
     "in windows": (windows, False),
     "shuffled": (lambda x: x.flatten(2)[..., torch.arange(64) * 11 % 64].view_as(x), False),
-    "the same everywhere": (lambda x: x.mean((-2, -1), keepdim=True).expand_as(x), False),
+    "the same everywhere": (lambda x: x.mean((-2, -1), keepdim=True).expand_as(x), None),
 }
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_cells_in_another_order_than_the_picture_are_seen(order):
     change, right = ORDERS[order]
-    sentence = sweep.misplaced(tl.Classifier(Rearranged(change).eval(), layer="layer"), sweep.blobs(1, 256))
-    assert (sentence == "") if right else "have their features elsewhere" in sentence
+    place, sentence = sweep.placed(
+        tl.Classifier(Rearranged(change).eval(), layer="layer"), sweep.blobs(1, 256)
+    )
+    assert place == {True: "there", False: "elsewhere", None: "everywhere"}[right]
+    assert bool(sentence) != (right is True)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +244,13 @@ def test_a_sweep_that_was_stopped_goes_on(three, monkeypatch):
     assert sweep.read()["sentence"][0] == "no layer, name one" and sweep.read()["parameters"][0] == 10
     sweep.sweep()
     assert three == ["small c"]
+
+
+def test_whole_numbers_stay_whole_beside_rows_that_have_none(three, monkeypatch):
+    monkeypatch.setattr(sweep, "look", lambda name: {"outcome": "explained", "size": 224, "depth": 98})
+    sweep.sweep()
+    sweep.sweep(["a"])
+    assert sweep.read()[["size", "depth"]].values.tolist() == [["224", "98"], ["", ""], ["224", "98"]]
 
 
 @pytest.mark.parametrize("again, looked", [(["b"], "bc"), (["big a"], "ac"), ([], "abc")])
