@@ -184,6 +184,13 @@ def test_a_table_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, kind):
     assert "images.csv" in said and "\n" not in said
 
 
+def network(categories):
+    """A small one with 1,000 outputs."""
+    layers = [torch.nn.Conv2d(3, 4, 3, 4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    layers = torch.nn.Sequential(*layers, torch.nn.Linear(4, 1000))
+    return tl.Classifier(layers, layer="1", categories=categories, name="small")
+
+
 def skipped(run):
     return dict(json.loads((Path(run) / "manifest.json").read_text("utf-8"))["skipped"])
 
@@ -198,7 +205,7 @@ def test_pictures_that_cannot_be_read_are_skipped_and_counted(tmp_path):
     for name in ("a1", "c3"):
         with pytest.raises(OSError, match=f"{name}.png is not a readable picture"):
             dataset[dataset.ids.index(name)]
-    clf = tl.load_classifier("squeezenet1_1", "random", device="cpu")
+    clf = network(NAMES)
     how = dict(methods=["grad_cam"], step=2048, progress=False)
     rows = tl.evaluate(dataset, clf, out=tmp_path / "out", **how)
     assert sorted(rows["id"]) == ["b2", "d4"]
@@ -212,11 +219,6 @@ def test_pictures_that_cannot_be_read_are_skipped_and_counted(tmp_path):
 
 def test_any_network_of_imagenets_classes_fits(tmp_path):
     dataset = tl.open_dataset("nips17", publish(tmp_path))
-
-    def network(categories):
-        layers = [torch.nn.Conv2d(3, 4, 3, 4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)]
-        layers += [torch.nn.Flatten(), torch.nn.Linear(4, 1000)]
-        return tl.Classifier(torch.nn.Sequential(*layers), layer="1", categories=categories)
 
     for categories in (None, NAMES, dataset.categories):
         assert [match(dataset, network(categories))[i].classes[0] for i in range(4)] == dataset.labels
