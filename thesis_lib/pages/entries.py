@@ -32,7 +32,7 @@ def told(entry: Any) -> str:
         facts += [f"``{name}``{direction[column.better]}" for name, column in entry.columns.items()]
     if getattr(entry, "size", None):
         facts += [f"{entry.size:,} pictures"]
-    return "; ".join(filter(None, [*facts, getattr(entry, "source", "")]))
+    return "; ".join(filter(None, [*facts, *(getattr(entry, k, "") for k in ("source", "licence"))]))
 
 
 def named(name: str) -> dict[str, Any]:
