@@ -219,10 +219,19 @@ def _sanity(base):
     return {n: m for n, m in windows([base]).items() if n != base}
 
 
+def _table_3_2():
+    """Without Score-CAM, whose passes for a picture are as many as the layer has channels; it has a part of its own."""
+    return {
+        name: method for name, method in _bare("convolutional").items() if name != "score_cam"
+    } | _yardsticks()
+
+
 CNN, VIT = "vgg19_glyphs", "vit_glyphs"
+PHOTOGRAPHS, LITE0 = "photographs", "efficientnet_lite0"
 CURVES, GAME = ("insertion_deletion",), ("pointing_game", "fineness")
 BOTH = ("insertion_deletion", "fineness")
 PLAN = [
+    Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 0, 448),
     Part("main", "glyphs", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion", 32),
     Part("main", "glyphs", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
          BOTH, "insertion_deletion", 32),
