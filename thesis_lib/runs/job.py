@@ -15,7 +15,6 @@ from thesis_lib.counts import counting
 from thesis_lib.metrics.measure import measure
 from thesis_lib.runs import files, key
 
-
 ENOUGH = 32  # pictures: to measure one more of so many costs little
 
 
