@@ -373,9 +373,8 @@ class Pictures:
 
     def __getitem__(self, i):
         generator = torch.Generator().manual_seed(i)
-        return SimpleNamespace(
-            id=self.ids[i], pixels=torch.rand(3, *SIZE, generator=generator), classes=(0,), masks={}
-        )
+        pixels = torch.rand(3, *SIZE, generator=generator)
+        return SimpleNamespace(id=self.ids[i], pixels=pixels, classes=(0,), masks={}, pixel_masks={})
 
 
 def rows(out, clf, **settings):

@@ -125,8 +125,8 @@ class Classifier:
         """Announce a loop of passes without a graph, on images of size (H, W).
 
         Where it pays for so many, its full batches run a compiled copy of the network, equal but for
-        rounding; smaller ones, and the few before that is known, run the network as it is. Of blocks within
-        one another the outermost decides.
+        rounding; smaller ones, and the few before that is known, run the network as it is, which is not to
+        change meanwhile. Of blocks within one another the outermost decides.
 
         >>> with clf.compiled(10, (224, 224)):
         ...     clf.scores(images, torch.tensor([4])).shape
