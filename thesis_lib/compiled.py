@@ -230,10 +230,9 @@ def _make(known, network, images, trial):
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # compilers fail in many ways
-            fine, said = (
-                False,
-                f"cannot be made ({type(error).__name__}: {str(error).strip().splitlines()[0]})",
-            )
+            cause = getattr(error, "inner_exception", error)  # what PyTorch wraps
+            words = (str(cause).strip() or "it says no more").splitlines()[0]
+            fine, said = False, f"cannot be made ({type(cause).__name__}: {words})"
         if fine and trial and not _faster(copied, network, images):
             fine = first = False
     if fine:
@@ -252,8 +251,8 @@ def compile_copy(network: nn.Module) -> Callable:
     """A function that does what a network does in eval mode, without gradients, compiled when it is first called.
 
     It is made for the shape of that first batch, and compiled once: whatever later needs another program
-    (another number of threads, say) is run without one. On the CPU weights are frozen into it: a change of
-    the network does not reach it.
+    (another number of threads, say) is run without one. On the CPU float32 weights are frozen into it: a change
+    of the network does not reach it. (Of other types oneDNN, which packs them, does not know all.)
 
     >>> from thesis_lib import compiled
     >>> compiled.compile_copy(clf.network)  # doctest: +ELLIPSIS
@@ -282,7 +281,8 @@ def compile_copy(network: nn.Module) -> Callable:
         if stance == "default":
             from torch._inductor import config
 
-            with torch.compiler.set_stance(stance), config.patch(freezing=images.device.type == "cpu"):
+            frozen = images.device.type == "cpu" and images.dtype == torch.float32
+            with torch.compiler.set_stance(stance), config.patch(freezing=frozen):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # hints for who compiles by hand
                     logits = program(images)
