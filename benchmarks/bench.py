@@ -23,7 +23,7 @@ import resource
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +47,7 @@ import oracle_attention  # noqa: E402
 from other_libraries import captum_grad_cam, pytorch_grad_cam, torchcam  # noqa: E402
 
 CASES = {}
+LITE0 = "timm/tf_efficientnet_lite0"
 
 
 def case(function):
@@ -54,6 +55,21 @@ def case(function):
     these were timed: contestants may look at its variables."""
     CASES[function.__name__] = function
     return function
+
+
+@contextmanager
+def tf32(on):
+    """Whether a GPU may round the factors of float32 to 10 bits. Time is taken with it, as convolutions have
+    it anyway; numbers that are compared or recorded are computed without."""
+    kinds = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = on
+        yield
+    finally:
+        for kind, value in zip(kinds, before, strict=True):
+            kind.allow_tf32 = value
 
 
 class Bench:
@@ -70,7 +86,7 @@ class Bench:
         key = name, self.bf16 if bf16 is None else bf16
         if key not in self.networks:
             weights = None if name.endswith("_glyphs") else "random"
-            clf = tl.load_classifier(name, weights, device=self.device, bf16=key[1])
+            clf = tl.load_classifier(name, weights, device=self.device, bf16=key[1]).with_compile(False)
             if name == "vgg19":  # as trained weights do, keep activations in range and units alive
                 gain = {"nonlinearity": "relu"}
                 for m in clf.network.modules():
@@ -143,9 +159,10 @@ def cam(bench):
             theirs[f"{m}, torchcam"] = partial(torchcam, peer, clf, x, classes)
             peer = peer.replace("pp", "PlusPlus")
             theirs[f"{m}, pytorch-grad-cam"] = partial(pytorch_grad_cam, peer, clf, x, classes)
-        for who, work in theirs.items():
-            if who.startswith("grad_cam,"):  # of the others there are several versions
-                same(ours["grad_cam"]().cpu(), min_max(work()).cpu(), 1e-3, f"{name}, {who}")
+        with tf32(False):
+            for who, work in theirs.items():
+                if who.startswith("grad_cam,"):  # of the others there are several versions
+                    same(ours["grad_cam"]().cpu(), min_max(work()).cpu(), 1e-3, f"{name}, {who}")
         yield (
             {"network": name, "pictures": 8, "passes": 8},
             {"bare passes": lambda: bare(clf, [(1, x)])} | ours | theirs,
@@ -159,7 +176,7 @@ def score_cam(bench):
     from pytorch_grad_cam import ScoreCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    for name, n in bench.sizes(("vgg19_glyphs", 8), ("vgg19", 1)):
+    for name, n in bench.sizes(("vgg19_glyphs", 8), ("vgg19", 1), ("resnet50", 1), (LITE0, 1)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
         layer = clf.network.get_submodule(clf.layer)
@@ -181,12 +198,13 @@ def score_cam(bench):
         contestants = {
             "bare passes": lambda: bare(clf, work),
             "score_cam": lambda: tl.METHODS["score_cam"](clf, x, c),
+            "score_cam, compiled": lambda: tl.METHODS["score_cam"](clf.with_compile("always"), x, c),
         }
-        if name != "vgg19" or bench.gpu:  # there, each of them would take minutes
+        if name == "vgg19_glyphs" or bench.gpu:  # there, each of them would take minutes
             contestants["score_cam, torchcam"] = torchcam_map
             contestants["score_cam, pytorch-grad-cam"] = jacobgil_map
         yield (
-            {"network": name, "pictures": n, "passes": needed, "long": name == "vgg19"},
+            {"network": name, "pictures": n, "passes": needed, "long": name != "vgg19_glyphs"},
             contestants,
         )
 
@@ -211,7 +229,7 @@ def multiscale(bench):
         scales = [(1, part) for s in scaled for part, _ in clf.passes(s)]
         area = sum(s[0, 0].numel() for s in scaled) / x[0, 0].numel()
         # Equation 3-8 is a jump: in float32 a pixel of each mask may fall on its other side.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with tf32(False):
             pair = msg_cam(clf, x, c), literally(name="msg_cam")
         error = oracle.relative_error(*(maps.cpu() for maps in pair), spared=64).max()
         same(error, torch.zeros(()), 1e-2, f"{name}, MSG-CAM")
@@ -366,7 +384,7 @@ def quantus_curve(clf, x, maps, classes):
 @case
 def curves(bench):
     """Insertion and deletion, 113 points each: 224 passes a picture."""
-    for name, n in bench.sizes(("vgg19_glyphs", 4), ("vgg19", 1)):
+    for name, n in bench.sizes(("vgg19_glyphs", 4), ("vgg19", 1), ("resnet50", 1), (LITE0, 1)):
         clf, x = bench.network(name), bench.pictures(n)
         c = clf.predict(x)
         maps = tl.METHODS["grad_cam"](clf, x, c)
@@ -376,15 +394,19 @@ def curves(bench):
         contestants = {
             "bare passes": lambda: bare(clf, work),
             "insertion_deletion": lambda: tl.insertion_deletion(clf, x, maps, c),
+            "insertion_deletion, compiled": lambda: tl.insertion_deletion(
+                clf.with_compile("always"), x, maps, c
+            ),
         }
         if not bench.bf16:  # peers know float32 only
-            ours = tl.insertion_deletion(clf, x, maps, c)
-            both = torch.stack([ours.insertion_auc, ours.deletion_auc], 1).cpu()
-            if name != "vgg19":
-                same(both, one_frame_at_a_time(clf, x, maps, c), 2e-3, "RISE's loop")
-                theirs = torchcam_curves(clf, x, maps, c)
-                means = torch.tensor([theirs["insertion_auc"], theirs["deletion_auc"]])
-                same(both.mean(0), means, 2e-3, "torchcam's curves")
+            with tf32(False):
+                ours = tl.insertion_deletion(clf, x, maps, c)
+                both = torch.stack([ours.insertion_auc, ours.deletion_auc], 1).cpu()
+                if name != "vgg19":
+                    same(both, one_frame_at_a_time(clf, x, maps, c), 2e-3, "RISE's loop")
+                    theirs = torchcam_curves(clf, x, maps, c)
+                    means = torch.tensor([theirs["insertion_auc"], theirs["deletion_auc"]])
+                    same(both.mean(0), means, 2e-3, "torchcam's curves")
             contestants["curves, torchcam"] = lambda: torchcam_curves(clf, x, maps, c)
             contestants["curves, torchcam, one frame at a time"] = lambda: torchcam_curves(clf, x, maps, c, 1)
             contestants["one frame at a time, as RISE"] = lambda: one_frame_at_a_time(clf, x, maps, c)
@@ -506,10 +528,8 @@ def peak(bench):
     n = 8192 if bench.gpu else 2048
 
     def product(a, b):
-        torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions have it
         for _ in range(4):
             torch.mm(a, b)
-        torch.backends.cuda.matmul.allow_tf32 = False
 
     for bf16 in (False, True):
         kind = torch.bfloat16 if bf16 else torch.float32
@@ -549,6 +569,7 @@ def all_methods(bench):
         yield {"network": name, "pictures": n, "passes": area}, bare_first | contestants
 
 
+@tf32(False)
 def precision(device="cpu", pictures=64, step=1792):
     """What bfloat16 changes: rows of over-all scores in both types, and rank correlations of maps."""
     from thesis_lib.data.registry import open_dataset
@@ -653,6 +674,7 @@ class Recording:
         self.provenance.write_text(json.dumps([*self.runs, self.facts], indent=1) + "\n", "utf-8")
 
 
+@tf32(True)
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")

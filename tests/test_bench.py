@@ -31,7 +31,7 @@ def small(monkeypatch):
     monkeypatch.setattr(bench.Bench, "network", network)
     monkeypatch.setattr(bench.Bench, "sizes", lambda self, first, *_: [(first[0], *(1 for _ in first[1:]))])
     monkeypatch.setattr(bench.Bench, "pictures", lambda self, n, size=224: networks.images(n, size, size))
-    monkeypatch.setattr(torch, "compile", lambda network: network)
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
 
 
 @pytest.mark.parametrize("key", bench.CASES)

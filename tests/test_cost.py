@@ -1,7 +1,7 @@
 """What may cost time or memory is counted, which is exact: no test looks at a clock.
 
-Waiting for the device, whatever it is, shows as one of two operations: `item` (also behind `if
-tensor` and `tolist`) and `nonzero`. How often they run must not depend on how much there is to do.
+Waiting for the device, whatever it is, shows as one of some operations: `item` (also behind `if tensor`),
+`nonzero`, and what copies a tensor to Python. How often they run must not depend on how much there is to do.
 """
 
 from collections import Counter
@@ -37,7 +37,15 @@ class Watch(TorchDispatchMode):
 
 
 def watched(work):
-    with Watch() as watch:
+    """How often it waits, and the largest tensor that it makes."""
+    with Watch() as watch, pytest.MonkeyPatch.context() as patch:
+        for name in ("tolist", "numpy", "cpu"):  # no operations of their own
+
+            def counted(self, *args, name=name, own=getattr(torch.Tensor, name), **settings):
+                watch.waits[name] += 1
+                return own(self, *args, **settings)
+
+            patch.setattr(torch.Tensor, name, counted)
         work()
     return sum(watch.waits.values()), watch.largest
 
@@ -54,6 +62,7 @@ def test_the_watch_sees_what_waits():
     assert watched(lambda: x.sum().item())[0] == 1
     assert watched(lambda: bool(x.sum() > 0))[0] == 1
     assert watched(lambda: x.nonzero())[0] == 1
+    assert watched(lambda: (x.tolist(), x.numpy(), x.cpu()))[0] == 3
     assert watched(lambda: x[None].expand(50, -1) + 1) == (0, 150)
 
 
@@ -86,6 +95,26 @@ def test_groups_and_channels_do_not_make_methods_wait(name):
     more = {k: v | {"groups": 13} for k, v in settings.items()}
     many = watched(lambda: tl.METHODS[name](clf, x, 0, **more.get(name, {})))[0]
     assert few == many <= 16
+
+
+@pytest.mark.parametrize("name", ["cameras", "msg_cam"])
+def test_sizes_do_not_make_methods_wait(name):
+    clf, x = classifier(), images(2, 40, 40)
+    few, many = (
+        watched(lambda sizes=sizes: tl.METHODS[name](clf, x, 0, sizes=sizes))[0]
+        for sizes in ([40, 60], [40, 44, 48, 52, 56, 60])
+    )
+    assert few == many <= 10
+
+
+@pytest.mark.parametrize("settings", [{}, {"skip": 0.1}, {"cover": "mean"}, {"batch": 2}], ids=str)
+def test_windows_do_not_make_the_enhancer_wait(settings):
+    clf, x = classifier(settings.pop("batch", 8)), images(2, 40, 40)
+    few, many = (
+        watched(lambda stride=stride: tl.enhance("grad_cam", 24, stride, 8, **settings)(clf, x, 0))[0]
+        for stride in (16, 2)
+    )
+    assert few == many <= 12
 
 
 def test_frames_are_composed_batch_by_batch():

@@ -579,7 +579,7 @@ def test_manifest(tmp_path):
     assert str(tmp_path) not in text and str(files.LIBRARY.parent) not in text
     assert set(manifest) == {
         "finished", "settings", "seed", "behaviour", "rows", "pictures", "skipped", "failed", "counts", "seconds",
-        "devices", "python", "commit",
+        "devices", "python", "commit", "compiled",
     }  # fmt: skip
     assert manifest["finished"] and manifest["pictures"] == {
         "measured": 7, "skipped": 0, "failed": 0,

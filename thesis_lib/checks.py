@@ -8,8 +8,15 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
+
+import torch
+from torch import Tensor
+
+_waiting: ContextVar[list | None] = ContextVar("waiting", default=None)
 
 
 def whole(value: Any, name: str, low: int | None = None, high: int | None = None) -> int:
@@ -158,6 +165,55 @@ def check_settings(method: Callable, settings: dict[str, Any]) -> dict[str, Any]
         fine = name not in checks or (name in parameters and value is parameters[name].default)
         found[name] = value if fine else checks[name][0](value, name, *checks[name][1:])
     return found
+
+
+def require(fine: Tensor, error: Callable[[], Exception]) -> None:
+    """Raise error() unless fine, a bool on any device; within `at_the_end`, at its end.
+
+    >>> from thesis_lib.checks import require
+    >>> require(torch.tensor(False), lambda: ValueError("not fine"))
+    Traceback (most recent call last):
+    ValueError: not fine
+    """
+    waiting = _waiting.get()
+    if waiting is not None:
+        waiting.append((fine, error))
+    elif not fine:
+        raise error()
+
+
+@contextmanager
+def at_the_end() -> Iterator[None]:
+    """Look at all that is required within together, at the end: each look makes a GPU wait.
+
+    Of blocks within one another the outermost looks. What fails within may do so because of what was not
+    looked at, which then is raised.
+
+    >>> from thesis_lib.checks import at_the_end, require
+    >>> with at_the_end():
+    ...     require(torch.tensor(False), lambda: ValueError("not fine"))
+    ...     print("first")
+    Traceback (most recent call last):
+    ValueError: not fine
+    """
+    if _waiting.get() is not None:
+        yield
+        return
+    waiting: list[tuple[Tensor, Callable]] = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+    except (ArithmeticError, LookupError, RuntimeError, ValueError) as within:
+        _look(waiting, within)
+        raise
+    finally:
+        _waiting.reset(token)
+    _look(waiting)
+
+
+def _look(waiting, cause=None):
+    if waiting and not torch.stack([fine for fine, _ in waiting]).all():
+        raise next(error() for fine, error in waiting if not fine) from cause
 
 
 class NoSuchOutput(IndexError):

@@ -1,15 +1,18 @@
 """F: a network and its explained layer. Scores, features, and gradients in one forward pass."""
 
 import copy
+import functools
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from thesis_lib.checks import NoSuchOutput, one_of, whole
+from thesis_lib.checks import NoSuchOutput, one_of, require, whole
+from thesis_lib.compiled import Plan, expecting, forward
 from thesis_lib.counts import count
 from thesis_lib.layers import find_layer, float_tensor, layout, read_maps, undisturbed, write_maps
 
@@ -37,6 +40,9 @@ class Classifier:
         activation: "softmax", or "sigmoid" for a multi-label network, or one with a single output.
         batch: images of up to 224 x 224 pixels in a forward pass, larger ones in proportion fewer.
             None: 16 on the CPU, where larger passes are slower, 128 elsewhere.
+        compile: whether passes without a graph run a compiled copy of the network (`thesis_lib.compiled`): True where
+            it pays, "always" in every loop of some full batches, False never; nor where the environment
+            variable THESIS_COMPILE is 0.
 
     Raises:
         ValueError: another activation, no such layer, a batch below 1, a scripted network.
@@ -60,6 +66,7 @@ class Classifier:
         std: Iterable[float] = IMAGENET_STD,
         activation: str = "softmax",
         batch: int | None = None,
+        compile: bool | str = True,
     ):
         one_of(activation, "activation", "softmax", "sigmoid")
         if not isinstance(network, nn.Module):
@@ -74,6 +81,7 @@ class Classifier:
         # What passes have shown, for copies too: sizes of images, the layer's layout, logits looked at.
         self._seen: dict[str, Any] = {"sizes": set()}
         self._batch = None if batch is None else _at_least_one(batch)
+        self.compile = _when(compile)
         # On the CPU twice as fast in batches (benchmarks, case "floor").
         convolutional = any(isinstance(m, nn.Conv2d) for m in network.modules())
         self._format = torch.channels_last if convolutional else torch.contiguous_format
@@ -106,6 +114,26 @@ class Classifier:
         other = copy.copy(self)
         other._batch = _at_least_one(batch)
         return other
+
+    def with_compile(self, compile: bool | str) -> Self:
+        """The same classifier, the same network, with another `compile`."""
+        other = copy.copy(self)
+        other.compile = _when(compile)
+        return other
+
+    def compiled(self, passes: int, size: Sequence[int]) -> AbstractContextManager[Plan | None]:
+        """Announce a loop of passes without a graph, on images of size (H, W).
+
+        Where it pays for so many, its full batches run a compiled copy of the network, equal but for
+        rounding; smaller ones, and the few before that is known, run the network as it is, which is not to
+        change meanwhile. Of blocks within one another the outermost decides.
+
+        >>> with clf.compiled(10, (224, 224)):
+        ...     clf.scores(images, torch.tensor([4])).shape
+        torch.Size([1])
+        """
+        n = self._full(size)
+        return expecting(self.network, passes // n, (n, *size), self.compile)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) in [0, 1] to what the network takes.
@@ -197,7 +225,9 @@ class Classifier:
         >>> clf.logits(images).shape
         torch.Size([1, 20])
         """
-        logits = _finite(torch.cat([logits for _, logits in self.passes(images)]))
+        images = self.prepare(images)
+        with self.compiled(len(images), images.shape[-2:]):
+            logits = _finite(torch.cat([logits for _, logits in self.passes(images)]))
         if "logits" not in self._seen:
             self._seen["logits"] = True
             self._warn_of_probabilities(logits)
@@ -225,7 +255,7 @@ class Classifier:
         For the inner loops: no check of the classes or the logits (each would wait for the GPU).
         """
         logits = torch.cat([logits for _, logits in self.passes(images)])
-        return self._score(logits, classes, score)
+        return self.score_of(logits, classes, score)
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features A (N, K, h, w) of the explained layer, and the logits (N, C).
@@ -291,7 +321,7 @@ class Classifier:
         logits = self._forward(images, cut)
         classes = logits.argmax(1) if targets is None else targets
         with torch.enable_grad():
-            total = self._score(logits, classes.clamp(0, logits.shape[1] - 1), score).sum()
+            total = self.score_of(logits, classes.clamp(0, logits.shape[1] - 1), score).sum()
         gradients = None
         if total.requires_grad:
             (gradients,) = torch.autograd.grad(total, leaf, allow_unused=True)
@@ -304,8 +334,11 @@ class Classifier:
 
     def _split(self, images):
         """Images in parts of one forward pass each."""
-        pixels = images.shape[-2] * images.shape[-1]
-        return images.split(max(1, min(self.batch, self.batch * 224 * 224 // pixels)))
+        return images.split(self._full(images.shape[-2:]))
+
+    def _full(self, size):
+        """Images of that size (H, W) in a full batch."""
+        return max(1, min(self.batch, self.batch * 224 * 224 // math.prod(size)))
 
     def _forward(self, images, hook=None):
         """One pass in eval mode; hook: output of the explained layer -> its replacement."""
@@ -316,7 +349,8 @@ class Classifier:
         with undisturbed(self.network), self._hooked(hook, images.shape), torch.no_grad():
             try:
                 images = images.to(float_tensor(self.network).dtype, memory_format=self._format)
-                logits = self._checked(self.network(images))
+                run = self.network if hook else functools.partial(forward, self.network)
+                logits = self._checked(run(images))
                 self._seen["sizes"].add(size)
                 return logits
             except NoSuchOutput:
@@ -397,7 +431,12 @@ class Classifier:
     def _activate(self, logits):
         return logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
 
-    def _score(self, logits, classes, score):
+    def score_of(self, logits: Tensor, classes: Tensor, score: str = "logit") -> Tensor:
+        """F_c of logits (N, C): the "logit" or "probability" of one class (N,) of each -> (N,).
+
+        >>> clf.score_of(torch.tensor([[1.0, 2.0]]), torch.tensor([1]))
+        tensor([2.])
+        """
         one_of(score, "score", "logit", "probability")
         scores = self._activate(logits) if score == "probability" else logits
         return scores.gather(1, classes[:, None])[:, 0]
@@ -408,6 +447,12 @@ def _of_the_device(error):
     kinds = torch.OutOfMemoryError, torch.AcceleratorError, NotImplementedError
     return isinstance(error, kinds) or any(
         word in str(error) for word in ("ALLOC_FAILED", "CUDA", "out of memory")
+    )
+
+
+def _when(compile):
+    return (
+        compile if isinstance(compile, bool) else one_of(compile, "compile, unless True or False,", "always")
     )
 
 
@@ -426,16 +471,13 @@ def refuse_nan(images: Tensor) -> None:
     Traceback (most recent call last):
     ValueError: the images hold NaN or infinity: leave those pictures out
     """
-    if not images.isfinite().all():
-        raise ValueError("the images hold NaN or infinity: leave those pictures out")
+    wrong = "the images hold NaN or infinity: leave those pictures out"
+    require(images.isfinite().all(), lambda: ValueError(wrong))
 
 
 def _finite(logits):
-    if not logits.isfinite().all():
-        raise ValueError(
-            "the network's logits are not finite: check its weights, and that the images are "
-            "finite and normalised"
-        )
+    wrong = "the network's logits are not finite: check its weights, and that the images are finite and normalised"
+    require(logits.isfinite().all(), lambda: ValueError(wrong))
     return logits
 
 
@@ -448,6 +490,8 @@ def resolve_classes(classes: Tensor | None, logits: Tensor) -> Tensor:
     if classes is None:
         return logits.argmax(1)
     n = logits.shape[1]
-    if ((classes < 0) | (classes >= n)).any():
-        raise IndexError(f"class {classes.tolist()} is out of range: {n} classes, 0 to {n - 1}")
+    require(
+        ((classes >= 0) & (classes < n)).all(),
+        lambda: IndexError(f"class {classes.tolist()} is out of range: {n} classes, 0 to {n - 1}"),
+    )
     return classes

@@ -37,10 +37,11 @@ def mask_weights(
     >>> mask_weights(clf, images, blurred, nothing, alive, classes, "logit").abs() < 1e-4
     tensor([[True]])
     """
-    seen = masked_scores(
-        lambda inputs, owners: clf.scores(inputs, classes[owners], score),
-        images, blurred, masks, lambda mask: mask, clf.batch, alive,
-    )  # fmt: skip
+    with clf.compiled(alive.numel(), images.shape[-2:]):
+        seen = masked_scores(
+            lambda inputs, owners: clf.scores(inputs, classes[owners], score),
+            images, blurred, masks, lambda mask: mask, clf.batch, alive,
+        )  # fmt: skip
     gain = seen - clf.scores(blurred, classes, score)[:, None]
     failed = alive & ~gain.isfinite()
     count("nan groups", failed.sum())
@@ -79,11 +80,12 @@ def score_cam(
     explained = resolve_classes(clf.targets(classes, len(images)), logits)
     alive = usable(features)
     size = images.shape[-2:]
-    weights = masked_scores(
-        lambda inputs, owners: clf.scores(inputs, explained[owners], "probability"),
-        images, torch.zeros_like(images), features,
-        lambda mask: min_max(resize(mask, size)), clf.batch, alive,
-    )  # fmt: skip
+    with clf.compiled(alive.numel(), size):
+        weights = masked_scores(
+            lambda inputs, owners: clf.scores(inputs, explained[owners], "probability"),
+            images, torch.zeros_like(images), features,
+            lambda mask: min_max(resize(mask, size)), clf.batch, alive,
+        )  # fmt: skip
     return resize(weighted_sum(weights, features, alive)[:, None], size)[:, 0].relu()
 
 

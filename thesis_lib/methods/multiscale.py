@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from thesis_lib.checks import checked, number, one_of, several, whole
+from thesis_lib.checks import at_the_end, checked, number, one_of, several, whole
 from thesis_lib.classifier import Classes, Classifier
 from thesis_lib.counts import count
 from thesis_lib.kernels import (
@@ -93,12 +93,13 @@ def explain_scales(
     features: list[Tensor] = []
     gradients: list[Tensor] = []
     kept: list[Tensor] = []
-    for t, scaled in enumerate(scaled_inputs(images, sizes, mode)):
-        a, g, logits, explained = clf.features_and_gradients(scaled, classes)
-        features.append(a)
-        gradients.append(g)
-        kept.append((logits.argmax(1) == explained) | (gate == "always" or t == certain))
-        classes = explained
+    with at_the_end():
+        for t, scaled in enumerate(scaled_inputs(images, sizes, mode)):
+            a, g, logits, explained = clf.features_and_gradients(scaled, classes)
+            features.append(a)
+            gradients.append(g)
+            kept.append((logits.argmax(1) == explained) | (gate == "always" or t == certain))
+            classes = explained
     keep = torch.stack(kept)
     count("skipped scales", (~keep).sum())
     return features, gradients, keep, explained

@@ -10,8 +10,8 @@ import torch
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from thesis_lib.checks import check_settings, has_outputs, number, one_of, several, whole
-from thesis_lib.classifier import Classifier
+from thesis_lib.checks import at_the_end, check_settings, number, one_of, several, whole
+from thesis_lib.classifier import Classifier, resolve_classes
 from thesis_lib.counts import count
 from thesis_lib.kernels import (
     fuse_windows,
@@ -85,7 +85,7 @@ def enhance(
     @explainer()
     def enhanced(clf, images, classes=None, *, batch=None):
         size = images.shape[-2:]
-        corners = window_corners(size, part, step).to(images.device)
+        corners = window_corners(size, part, step)
         covered = fuse_windows(images.new_ones(1, len(corners), *part), corners, size)
         if cover == "mean" and not covered.all():
             raise ValueError(
@@ -154,7 +154,7 @@ def sess(
             raise ValueError(f"SESS enlarges: sizes must be {shorter} pixels or more, not {sizes}")
         classes = clf.predict(images) if classes is None else classes
         scales = scale_sizes(size, lengths)
-        corners = [window_corners(s, size, size).to(images.device) for s in scales]
+        corners = [window_corners(s, size, size) for s in scales]
         enlarged = [resize(images, s) for s in scales]
         scores = [
             score_windows(clf, x, classes, c, size, "probability", size)
@@ -197,12 +197,17 @@ def score_windows(
 
     size: what windows are enlarged to; None: the images' own, as in equation 4-3.
     """
-    owners, places = _jobs(images.new_ones(len(images), len(corners)))
-    with clf.network.register_forward_hook(has_outputs(classes.tolist())):
-        scores = [
-            clf.scores(_enlarged(images, owner, corners[place], window, size), classes[owner], score)
-            for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True)
-        ]
+    size, corners = size or images.shape[-2:], corners.to(images.device)
+    jobs = torch.arange(len(images) * len(corners), device=images.device)
+    scores: list[Tensor] = []
+    with clf.compiled(len(jobs), size):
+        for job in jobs.split(clf.batch):
+            owner, place = job // len(corners), job % len(corners)
+            inputs = _enlarged(images, owner, corners[place], window, size)
+            logits = torch.cat([logits for _, logits in clf.passes(inputs)])
+            if not scores:  # a GPU stops for good where outputs are indexed beyond the last
+                resolve_classes(classes, logits)
+            scores.append(clf.score_of(logits, classes[owner], score))
     return torch.cat(scores).view(len(images), -1)
 
 
@@ -218,20 +223,17 @@ def explain_windows(
     size: Sequence[int] | None = None,
 ) -> Tensor:
     """Equations 4-3, 4-5 and 4-7: maps s (N, P, h, w) of the windows that are alive (N, P)."""
-    owners, places = _jobs(alive)
+    owners, places = alive.nonzero(as_tuple=True)  # image by image
     maps = images.new_zeros(*alive.shape, *window)
     if not len(owners):  # `split` would give one empty pass
         return maps
-    for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True):
-        inputs = _enlarged(images, owner, corners[place], window, size)
-        explained = base(clf, inputs, classes[owner], **settings)
-        maps[owner, place] = resize(explained[:, None], window)[:, 0]
+    corners = corners.to(images.device)
+    with at_the_end():
+        for owner, place in zip(owners.split(clf.batch), places.split(clf.batch), strict=True):
+            inputs = _enlarged(images, owner, corners[place], window, size)
+            explained = base(clf, inputs, classes[owner], **settings)
+            maps[owner, place] = resize(explained[:, None], window)[:, 0]
     return maps
-
-
-def _jobs(alive):
-    """Owners and places of the windows worth a pass, image by image."""
-    return alive.nonzero(as_tuple=True)
 
 
 def _enlarged(images, owners, corners, window, size):

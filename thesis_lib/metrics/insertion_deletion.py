@@ -87,12 +87,13 @@ def insertion_deletion(
     inner = counts[1:-1].repeat(2)
     jobs = torch.arange(n * len(inner), device=clf.device)
     scores = []
-    for batch in jobs.split(clf.batch):
-        image, frame = batch // len(inner), batch % len(inner)
-        strong = ranks[image] < inner[frame].view(-1, 1, 1, 1)
-        deleting = (frame >= len(inner) // 2).view(-1, 1, 1, 1)
-        frames = torch.where(strong ^ deleting, images[image], blurred[image])
-        scores.append(clf.scores(frames, classes[image], "probability"))
+    with clf.compiled(len(jobs), (height, width)):
+        for batch in jobs.split(clf.batch):
+            image, frame = batch // len(inner), batch % len(inner)
+            strong = ranks[image] < inner[frame].view(-1, 1, 1, 1)
+            deleting = (frame >= len(inner) // 2).view(-1, 1, 1, 1)
+            frames = torch.where(strong ^ deleting, images[image], blurred[image])
+            scores.append(clf.scores(frames, classes[image], "probability"))
     inserted, deleted = torch.cat(scores).view(n, 2, -1).unbind(1)
 
     insertion = torch.cat([canvas, inserted, intact], 1)

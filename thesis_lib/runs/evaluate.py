@@ -30,7 +30,7 @@ from thesis_lib.methods import METHODS
 from thesis_lib.metrics import METRICS
 from thesis_lib.runs import files, key
 from thesis_lib.runs.files import sha256
-from thesis_lib.runs.job import Job, compute, foretell, load, same_pictures, say
+from thesis_lib.runs.job import Job, compute, foretell, load, pays_to_compile, same_pictures, say
 
 
 def evaluate(
@@ -64,6 +64,11 @@ def evaluate(
     The dataset's classes are the network's outputs by WNID, else by name (`thesis_lib.data.match.match`): `class`
     in the rows is an output. What cannot be run is said before the network's first pass; where its outputs
     have no names, one pass counts them.
+
+    Whether passes without a graph run a compiled copy of the network is decided when a run begins, from
+    what a picture takes, and stands in its manifest as "compiled": who goes on with it does the same, and
+    so do workers, so that rows are the same to the bit on one machine. Less than 32 pictures are never
+    worth it.
 
     Pictures that cannot be read, that show no annotated class, or whose class's boxes cover no
     pixel are skipped, pictures on which a method or the network fails are left out; both are
@@ -183,7 +188,8 @@ def evaluate(
                 "them: give tl.Classifier(..., categories=[...]) a name for each output, in their order"
             )
     job = Job(out, dataset, ids, classifier, functions, tuple(metrics), step, chunk, code)
-    _enter(job, digest, settings, behaviour)
+    compiled = _enter(job, digest, settings, behaviour, few if device.type == classifier.device.type else [])
+    job.classifier = classifier.with_compile("always" if compiled and classifier.compile else False)
     run = job.run
     if progress is None:
         progress = not os.environ.get("TQDM_DISABLE")
@@ -254,16 +260,18 @@ def _try_to_write(out):
         ) from error
 
 
-def _enter(job, digest, settings, behaviour):
+def _enter(job, digest, settings, behaviour, few):
     """Give a job its folder: the first of that digest in which network and pictures are as they are here,
-    or that nobody has begun."""
+    or that nobody has begun. Returns whether its scoring passes are compiled."""
+    decide = functools.partial(pays_to_compile, job, few)
     out = job.run
     for number in itertools.count(1):
         job.run = out / (digest if number == 1 else f"{digest}-{number}")
         # Begun first and looked at then: another process may be doing the same.
-        known = files.begin(job.run, settings, job.ids, getattr(job.dataset, "seed", None), behaviour)
+        seed = getattr(job.dataset, "seed", None)
+        known = files.begin(job.run, settings, job.ids, seed, behaviour, decide)
         if key.agrees(known.get("behaviour", []), behaviour) and same_pictures(job):
-            return
+            return known.get("compiled", False)
 
 
 def _two(dataset, ids):

@@ -129,11 +129,13 @@ def replace(path: Path, write: Callable[[Path], Any], over: bool = True) -> None
         temporary.unlink(missing_ok=True)
 
 
-def begin(run: Path, settings: dict, ids: list, seed: Any, behaviour: list) -> dict:
+def begin(
+    run: Path, settings: dict, ids: list, seed: Any, behaviour: list, decide: Callable[[], bool] = bool
+) -> dict:
     """A run's folder, its list of pictures, and a manifest that says that it is not finished; returns what
     the manifest says.
 
-    A manifest that is there stays: a process that comes late must not take a finished run's away.
+    decide: whether scoring passes are compiled, asked where there is no manifest yet. A manifest that is there stays: a process that comes late must not take a finished run's away.
     """
     if known := manifest(run):
         return known
@@ -141,7 +143,13 @@ def begin(run: Path, settings: dict, ids: list, seed: Any, behaviour: list) -> d
     run.mkdir(parents=True, exist_ok=True)
     pictures = pd.DataFrame({"id": ids})
     replace(run / "pictures.csv", lambda file: pictures.to_csv(file, index_label="position"))
-    content = {"finished": False, "settings": settings, "seed": seed, "behaviour": behaviour}
+    content = {
+        "finished": False,
+        "settings": settings,
+        "seed": seed,
+        "behaviour": behaviour,
+        "compiled": decide(),
+    }
     _write_manifest(run, content, over=damaged)
     return manifest(run) or content
 

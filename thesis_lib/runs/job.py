@@ -15,6 +15,8 @@ from thesis_lib.counts import counting
 from thesis_lib.metrics.measure import measure
 from thesis_lib.runs import files, key
 
+ENOUGH = 32  # pictures: to measure one more of so many costs little
+
 
 @dataclass
 class Job:
@@ -142,6 +144,29 @@ def _measure_in_memory(job, samples):
         # Outside of `except`, where the error still holds on to what it could not fit.
         job.classifier = job.classifier.with_batch(job.classifier.batch // 2)
         torch.cuda.empty_cache()
+
+
+def pays_to_compile(job: Job, samples: list) -> bool:
+    """Whether a run's scoring passes are to run a compiled copy of the network: what its rows depend on in
+    their last digits, so that it is decided once.
+
+    A picture is measured for it, and, where there is work enough for the copy, that is made and tried.
+    """
+    clf = job.classifier
+    if clf.compile is not True:
+        return bool(clf.compile)
+    if len(job.ids) < ENOUGH or not samples:
+        return False
+    image = clf.normalise(samples[0].pixels[None])
+    try:
+        with counting() as counts:
+            _measure_each(job, samples[:1])
+        with clf.compiled(counts["forward images"] * len(job.ids), image.shape[-2:]) as plan:
+            while plan and not plan.run:
+                clf.logits(image.expand(plan.shape[0], -1, -1, -1))
+    except (ValueError, IndexError):  # the first chunk says so
+        return False
+    return bool(plan) and plan.run is not clf.network
 
 
 def say(text: str) -> None:
