@@ -4,6 +4,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 GLYPHS = REPOSITORY / "data" / "glyphs"
+CUTOUTS = REPOSITORY / "data" / "cutouts"
 DOWNLOADS = REPOSITORY / "data" / "downloads"  # where the real datasets are looked for
 PICTURES = set(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())  # read or refused
 
