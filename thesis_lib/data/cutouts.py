@@ -112,7 +112,7 @@ def categories() -> list[str]:
     """WNID and name by class index, as the datasets call their classes: fits ImageNet's outputs as well as a
     network's whose outputs have the names.
 
-    >>> categories()[5]
+    >>> categories()[4]
     'n01843383-toucan'
     """
     return [f"{wnid}-{name}" for wnid, name in classes().items()]
@@ -140,7 +140,7 @@ def draw(index: int, kind: str = "singles", split: str = "train", seed: int = 0)
 
     >>> composition = draw(3, "occurrences")
     >>> len(composition.places), composition == draw(3, "occurrences")
-    (2, True)
+    (3, True)
     """
     rng = np.random.default_rng([seed, SPLITS[split], list(SIZES).index(kind), index])
     files = backgrounds(split)
