@@ -163,7 +163,7 @@ def test_damaged_embedded_parts_are_an_error(capsys, monkeypatch, tmp_path):
     weights.write_bytes(whole)
     next((tmp_path / "data/glyphs/coco/val2014").iterdir()).unlink()
     status, text = report(capsys)
-    assert status == 1 and "127 of 128" in line(text, "COCO2014's layout")
+    assert status == 1 and "127 of 128" in line(text, "pictographs, COCO2014's layout")
     shutil.rmtree(tmp_path / "data")
     assert report(capsys)[0] == 1
 

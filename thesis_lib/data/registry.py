@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from thesis_lib.data import DOWNLOADS, GLYPHS, PHOTOGRAPHS, from_repository, is_picture
+=======
+from thesis_lib.data import CUTOUTS, DOWNLOADS, GLYPHS, from_repository, is_picture
+>>>>>>> cutouts
 from thesis_lib.data.match import WNID
 from thesis_lib.data.subsets import Subset, read
 from thesis_lib.registry import Registry
@@ -79,6 +83,23 @@ def _pictographs(name):
     return read
 
 
+def _cutouts(name):
+    """A reader whose classes are called by WNID and name, "n01843383-toucan": any network's outputs fit them,
+    whether they are ImageNet's or called by the names."""
+
+    def read(folder):
+        from thesis_lib.data.cutouts import categories
+
+        if name == "VOC2007":
+            return _reader(name, categories=categories())(folder)
+        dataset = _reader(name)(folder)
+        called = {category[:9]: category for category in categories()}
+        dataset.categories = [called.get(category, category) for category in dataset.categories]
+        return dataset
+
+    return read
+
+
 def _lacks_classes(folder):
     """A tree of ILSVRC2012 whose pictures cannot be told apart: neither a kit nor class folders by WNID."""
     kit = folder / "ILSVRC2012_devkit_t12/data"
@@ -117,6 +138,29 @@ DATASETS["nips17"] = Dataset(
     "NIPS 2017 development set", _reader("Photographs", tables=PUBLISHED), DOWNLOADS / "nips17", 1_000, "",
     ("|".join(PUBLISHED),),
     source="https://www.kaggle.com/datasets/google-brain/nips-2017-adversarial-learning-development-set",
+)  # fmt: skip
+_MADE = "stamps of Tux Paint (GPL-2) on CC0 photographs, scripts/cutouts.py"
+_COCO = ("annotations/instances_val2014.json",)
+DATASETS["cutouts"] = Dataset(
+    "single cut-out things",
+    _cutouts("ImageNet"),
+    CUTOUTS / "ILSVRC2012",
+    204,
+    "val",
+    embedded=True,
+    source=_MADE,
+)
+DATASETS["cutouts_scenes"] = Dataset(
+    "scenes of cut-out things, VOC2007's layout", _cutouts("VOC2007"), CUTOUTS, 102,
+    "VOCdevkit/VOC2007/JPEGImages", _voc("test"), embedded=True, source=_MADE,
+)  # fmt: skip
+DATASETS["cutouts_scenes_coco"] = Dataset(
+    "scenes of cut-out things, COCO2014's layout", _cutouts("COCO2014"), CUTOUTS / "coco", 34, "val2014",
+    _COCO, embedded=True, source=_MADE,
+)  # fmt: skip
+DATASETS["cutouts_occurrences"] = Dataset(
+    "the same thing two or three times, COCO2014's layout", _cutouts("COCO2014"), CUTOUTS / "occurrences", 51,
+    "val2014", _COCO, embedded=True, source=_MADE,
 )  # fmt: skip
 DATASETS["imagenet"] = Dataset(
     "ILSVRC2012 validation", _reader("ImageNet"), DOWNLOADS / "ILSVRC2012", 50_000, "val",
