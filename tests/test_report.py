@@ -261,12 +261,31 @@ def test_equal_methods_do_not_differ():
 
 def test_paired_table_refuses_unpaired_rows():
     data = rows()
+    gap = data.copy()
+    gap.loc[gap.index[-1], "overall"] = np.nan
     with pytest.raises(ValueError, match=r"overall is missing for some pairs: \{'b': 1\}"):
-        paired_table(data[:-1], "overall")
+        paired_table(gap, "overall")
+    two = pd.concat([data, data.assign(**{"class": data["class"] + 1})])
+    with pytest.raises(ValueError, match=r"overall is missing for some pairs: \{'b': 1\}"):
+        paired_table(two[:-1], "overall")  # one class of a picture of two
+    own = data[(data["method"] != "msg_cam") | (data["id"] != "000")]
+    with pytest.raises(ValueError, match=r"overall is missing for some pairs: \{'msg_cam': 1\}"):
+        paired_table(own, "overall")
     with pytest.raises(ValueError, match="no rows of the reference 'cam'"):
         paired_table(data, "overall", reference="cam")
     with pytest.raises(ValueError):
         paired_table(pd.concat([data, data]), "overall")  # duplicates
+
+
+def test_a_method_of_fewer_pictures_is_compared_on_those():
+    data = rows()
+    few = sorted(data["id"].unique())[:12]
+    part = data[(data["method"] != "b") | data["id"].isin(few)]
+    table, alone = paired_table(part, "overall"), paired_table(data[data["id"].isin(few)], "overall")
+    assert table["n"].to_dict() == {"a": 40, "b": 12, "msg_cam": 40}
+    columns = ["mean", "low", "high", "difference", "difference_low", "difference_high", "detectable"]
+    pd.testing.assert_series_equal(table.loc["b", columns], alone.loc["b", columns])
+    pd.testing.assert_series_equal(table.loc["a", columns], paired_table(data, "overall").loc["a", columns])
 
 
 def test_readable():

@@ -4,11 +4,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
 GLYPHS = REPOSITORY / "data" / "glyphs"
-<<<<<<< HEAD
 PHOTOGRAPHS = REPOSITORY / "data" / "photographs"
-=======
 CUTOUTS = REPOSITORY / "data" / "cutouts"
->>>>>>> cutouts
 DOWNLOADS = REPOSITORY / "data" / "downloads"  # where the real datasets are looked for
 PICTURES = set(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .avif .heic .heif".split())  # read or refused
 

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from thesis_lib.data import DOWNLOADS, GLYPHS, PHOTOGRAPHS, from_repository, is_picture
-=======
-from thesis_lib.data import CUTOUTS, DOWNLOADS, GLYPHS, from_repository, is_picture
->>>>>>> cutouts
+from thesis_lib.data import CUTOUTS, DOWNLOADS, GLYPHS, PHOTOGRAPHS, from_repository, is_picture
 from thesis_lib.data.match import WNID
 from thesis_lib.data.subsets import Subset, read
 from thesis_lib.registry import Registry

@@ -107,6 +107,8 @@ def labels_of(table: str) -> list[str]:
 def whole(table: str, labels: Iterable[str]) -> pd.DataFrame:
     """The rows of these labels, all of them.
 
+    The plan may have fewer pictures of a label than of another (Score-CAM's passes are many).
+
     Raises:
         Incomplete: without a label, a picture of the plan or of the provenance, or a pair of a picture and a class
             that another of the labels has.
@@ -125,7 +127,9 @@ def whole(table: str, labels: Iterable[str]) -> pd.DataFrame:
         if not wanted <= there or len(there) < known[label]["pictures"]:
             n = max(len(wanted), known[label]["pictures"])
             raise Incomplete(f"{table} has {len(there)} of {n} pictures of {name(label)}")
-        if set(pairs[label].itertuples(index=False, name=None)) != everything:
+        if set(pairs[label].itertuples(index=False, name=None)) != {
+            pair for pair in everything if pair[0] in there
+        }:
             raise Incomplete(f"{table} has other classes of {name(label)} than of the rest")
     part = rows[rows["method"].isin(labels)]
     return part.sort_values("method", key=lambda m: m.map(labels.index), kind="stable")

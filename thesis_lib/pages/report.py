@@ -203,7 +203,7 @@ def paired_table(
     appearance:
 
     n
-        pictures; a column `rounds` follows where there are more (picture, class) pairs than pictures
+        pictures: a method may have been measured on some of the reference's alone; a column `rounds` follows where there are more (picture, class) pairs than pictures
     mean, low, high
         with the 95 % bootstrap interval, pictures resampled
     difference, difference_low, difference_high
@@ -214,7 +214,8 @@ def paired_table(
     detectable
         the difference that this n sees before the correction, see `detectable`
 
-    Raises ValueError if the reference is missing or if methods were measured on different pairs.
+    Raises ValueError if the reference is missing, or lacks pictures, or if a picture has other pairs in one method
+    than in another.
 
     >>> table = report.paired_table(rows, "overall")
     >>> table[["n", "mean", "difference"]].round(3).loc["grad_cam"].tolist()
@@ -236,13 +237,16 @@ def differences(rows: pd.DataFrame, value: str, method: str, reference: str) -> 
 
 
 def _wide(rows, value, reference):
-    """(id, class) x method; all of them, or a ValueError."""
+    """(id, class) x method; NaN where a method was not measured on a picture. Else all of them, or a ValueError."""
     wide = rows.pivot(index=["id", "class"], columns="method", values=value)
     wide = wide[rows["method"].drop_duplicates()]
     if reference not in wide:
         raise ValueError(f"no rows of the reference {reference!r}; there are {list(wide)}")
-    if wide.isna().any(axis=None):
-        missing = wide.isna().sum()
+    measured = rows.groupby("method")["id"].unique()
+    pictures = wide.index.get_level_values("id")
+    missing = pd.Series({m: wide.loc[pictures.isin(measured[m]), m].isna().sum() for m in wide})
+    missing[reference] = wide[reference].isna().sum()
+    if missing.any():
         raise ValueError(f"{value} is missing for some pairs: {missing[missing > 0].to_dict()}")
     return wide.astype(float)
 
@@ -250,22 +254,27 @@ def _wide(rows, value, reference):
 def _compared(rows, value, reference, groups, seed):
     """`paired_table` before the correction of p."""
     wide = _wide(rows, value, reference)
-    by = None if groups is None else wide.index.get_level_values(groups)
-    pictures = wide.index.get_level_values("id")
+    by, clusters = (
+        None if level is None else pd.Series(wide.index.get_level_values(level), wide.index)
+        for level in (groups, "id")
+    )
 
     def interval(x):
-        return bootstrap_interval(x, seed, groups=by, clusters=pictures)
+        kept = None if by is None else by[x.index]
+        return bootstrap_interval(x, seed, groups=kept, clusters=clusters[x.index])
 
+    own = {method: wide[method].dropna() for method in wide}
     table = pd.DataFrame(
-        [interval(wide[method]) for method in wide], index=wide.columns, columns=["mean", "low", "high"]
+        [interval(x) for x in own.values()], index=list(own), columns=["mean", "low", "high"]
     )
-    table.insert(0, "n", pictures.nunique())
-    if len(wide) > pictures.nunique():
-        table.insert(1, "rounds", len(wide))
+    table.index.name = "method"
+    table.insert(0, "n", [clusters[x.index].nunique() for x in own.values()])
+    if any(len(x) > n for x, n in zip(own.values(), table["n"], strict=True)):
+        table.insert(1, "rounds", [len(x) for x in own.values()])
     columns = ["difference", "difference_low", "difference_high", "p", "detectable"]
     table[columns] = np.nan
     for method in wide.columns.drop(reference):
-        x = wide[method] - wide[reference]
+        x = own[method] - wide[reference][own[method].index]
         each = x.groupby("id").mean()
         table.loc[method, columns] = *interval(x), signed_rank(each), detectable(each)
     return table
