@@ -5,6 +5,7 @@ features A_t and gradients G_t (N, K, h_t, w_t); keep (T, N) tells which scales 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +94,10 @@ def explain_scales(
     features: list[Tensor] = []
     gradients: list[Tensor] = []
     kept: list[Tensor] = []
-    with at_the_end():
+    with ExitStack() as stack:
         for t, scaled in enumerate(scaled_inputs(images, sizes, mode)):
+            if t == 1:  # classes that do not exist are said at the first pass
+                stack.enter_context(at_the_end())
             a, g, logits, explained = clf.features_and_gradients(scaled, classes)
             features.append(a)
             gradients.append(g)
