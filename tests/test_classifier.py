@@ -331,7 +331,7 @@ def test_images_move_to_the_networks_type():
 
 def test_mean_and_std_may_be_tensors():
     mean, std = [0.5, 0.25, 0.125], [1, 2, 4]  # exact in binary
-    network, x = classifier().network, images(2)
+    network, x = classifier().network, images(2).sigmoid()
     expected = tl.Classifier(network, mean=mean, std=std)
     for given in (torch.tensor(mean), torch.tensor(std)), (np.array(mean), np.array(std)):
         clf = tl.Classifier(network, mean=given[0], std=given[1])
