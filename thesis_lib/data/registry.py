@@ -145,18 +145,19 @@ DATASETS["cutouts"] = Dataset(
     "val",
     embedded=True,
     source=_MADE,
+    licence="GPL-2",
 )
 DATASETS["cutouts_scenes"] = Dataset(
     "scenes of cut-out things, VOC2007's layout", _cutouts("VOC2007"), CUTOUTS, 102,
-    "VOCdevkit/VOC2007/JPEGImages", _voc("test"), embedded=True, source=_MADE,
+    "VOCdevkit/VOC2007/JPEGImages", _voc("test"), embedded=True, source=_MADE, licence="GPL-2",
 )  # fmt: skip
 DATASETS["cutouts_scenes_coco"] = Dataset(
     "scenes of cut-out things, COCO2014's layout", _cutouts("COCO2014"), CUTOUTS / "coco", 34, "val2014",
-    _COCO, embedded=True, source=_MADE,
+    _COCO, embedded=True, source=_MADE, licence="GPL-2",
 )  # fmt: skip
 DATASETS["cutouts_occurrences"] = Dataset(
     "the same thing two or three times, COCO2014's layout", _cutouts("COCO2014"), CUTOUTS / "occurrences", 51,
-    "val2014", _COCO, embedded=True, source=_MADE,
+    "val2014", _COCO, embedded=True, source=_MADE, licence="GPL-2",
 )  # fmt: skip
 DATASETS["imagenet"] = Dataset(
     "ILSVRC2012 validation", _reader("ImageNet"), DOWNLOADS / "ILSVRC2012", 50_000, "val",
