@@ -213,6 +213,13 @@ def _pictures(row):
     return f"n = {int(row['n'])}{rounds}"
 
 
+def _all_pictures(table):
+    """The same of several rows, which need not be of as many pictures."""
+    few = table[table["n"] < table["n"].max()]
+    some = "".join(f", of {name(label)} {int(row['n'])}" for label, row in few.iterrows())
+    return _pictures(table.loc[table["n"].idxmax()]) + some
+
+
 def listed(labels: Iterable[str]) -> str:
     """Labels as they are printed, or "none"."""
     return ", ".join(map(name, labels)) or "none"
@@ -246,7 +253,7 @@ def _first(table, value, method, without, sign, least=0.0):
     rank = int((-sign * compared["mean"]).rank(method="min")[method])
     seen = _scale(value)[0] * others["detectable"].max()
     text = (
-        f"{_pictures(others.iloc[0])}; {_title(value)}: rank {rank} of {len(compared)}; "
+        f"{_all_pictures(others)}; {_title(value)}: rank {rank} of {len(compared)}; "
         f"clearly ahead of it: {listed(others.index[clear & (gain > 0)])}; "
         f"clearly behind it: {listed(others.index[clear & (gain < 0)])} (Holm over {family}); "
         f"this n sees {_number(seen)}"
@@ -396,6 +403,7 @@ def _correlations(table, value, method):
     labels = _rivals(method, ())
     rows = _known(whole(table, labels), value)
     wide = rows.pivot_table(index="id", columns="method", values=value, aggfunc="mean")
+    wide = wide.dropna(axis=1)  # without a method that the plan measures on fewer pictures
     p = rows.groupby("id")["probability"].mean().loc[wide.index].to_numpy()
     lead = (wide[method] - wide.drop(columns=method).mean(axis=1)).to_numpy()
     x = {"spread": wide.std(axis=1).to_numpy(), "lead": lead, "relative lead": lead / p}

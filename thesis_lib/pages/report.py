@@ -203,7 +203,7 @@ def paired_table(
     appearance:
 
     n
-        pictures: a method may have been measured on some of the reference's alone; a column `rounds` follows where there are more (picture, class) pairs than pictures
+        pictures, of those of the reference, of which a method may have been measured on some alone; a column `rounds` follows where there are more (picture, class) pairs than pictures
     mean, low, high
         with the 95 % bootstrap interval, pictures resampled
     difference, difference_low, difference_high
@@ -214,8 +214,7 @@ def paired_table(
     detectable
         the difference that this n sees before the correction, see `detectable`
 
-    Raises ValueError if the reference is missing, or lacks pictures, or if a picture has other pairs in one method
-    than in another.
+    Raises ValueError if the reference is missing or if a picture has other pairs in one method than in another.
 
     >>> table = report.paired_table(rows, "overall")
     >>> table[["n", "mean", "difference"]].round(3).loc["grad_cam"].tolist()
@@ -237,7 +236,10 @@ def differences(rows: pd.DataFrame, value: str, method: str, reference: str) -> 
 
 
 def _wide(rows, value, reference):
-    """(id, class) x method; NaN where a method was not measured on a picture. Else all of them, or a ValueError."""
+    """(id, class) x method, of the reference's pictures; NaN where a method was not measured on one of them. Any
+    other that is missing is a ValueError."""
+    if len(own := rows.loc[rows["method"] == reference, "id"]):
+        rows = rows[rows["id"].isin(own)]
     wide = rows.pivot(index=["id", "class"], columns="method", values=value)
     wide = wide[rows["method"].drop_duplicates()]
     if reference not in wide:
@@ -245,7 +247,6 @@ def _wide(rows, value, reference):
     measured = rows.groupby("method")["id"].unique()
     pictures = wide.index.get_level_values("id")
     missing = pd.Series({m: wide.loc[pictures.isin(measured[m]), m].isna().sum() for m in wide})
-    missing[reference] = wide[reference].isna().sum()
     if missing.any():
         raise ValueError(f"{value} is missing for some pairs: {missing[missing > 0].to_dict()}")
     return wide.astype(float)

@@ -231,7 +231,7 @@ PHOTOGRAPHS, LITE0 = "photographs", "efficientnet_lite0"
 CURVES, GAME = ("insertion_deletion",), ("pointing_game", "fineness")
 BOTH = ("insertion_deletion", "fineness")
 PLAN = [
-    Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 100, 448),
+    Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 50, 448),
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
          "insertion_deletion", 50, 448),
     Part("main", "glyphs", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion", 32),
