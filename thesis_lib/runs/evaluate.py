@@ -189,7 +189,7 @@ def evaluate(
             )
     job = Job(out, dataset, ids, classifier, functions, tuple(metrics), step, chunk, code)
     compiled = _enter(job, digest, settings, behaviour, few if device.type == classifier.device.type else [])
-    job.classifier = classifier.with_compile("always" if compiled and classifier.compile else False)
+    job.classifier = job.classifier.with_compile("always" if compiled and classifier.compile else False)
     run = job.run
     if progress is None:
         progress = not os.environ.get("TQDM_DISABLE")

@@ -133,10 +133,14 @@ def _measure_each(job, samples):
 
 
 def _measure_in_memory(job, samples):
-    """`measure`, with half the batch as often as the GPU's memory demands it."""
+    return _in_memory(job, lambda: measure(samples, job.classifier, job.methods, job.metrics, job.step))
+
+
+def _in_memory(job, work):
+    """work(), with half the batch as often as the GPU's memory demands it."""
     while True:
         try:
-            return measure(samples, job.classifier, job.methods, job.metrics, job.step)
+            return work()
         except RuntimeError as error:  # cuBLAS and cuDNN have no class of their own for it
             full = isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
             if not full or job.classifier.batch == 1:
@@ -152,21 +156,25 @@ def pays_to_compile(job: Job, samples: list) -> bool:
 
     A picture is measured for it, and, where there is work enough for the copy, that is made and tried.
     """
-    clf = job.classifier
-    if clf.compile is not True:
-        return bool(clf.compile)
+    if job.classifier.compile is not True:
+        return bool(job.classifier.compile)
     if len(job.ids) < ENOUGH or not samples:
         return False
-    image = clf.normalise(samples[0].pixels[None])
-    try:
-        with counting() as counts:
-            _measure_each(job, samples[:1])
+    image = job.classifier.normalise(samples[0].pixels[None])
+
+    def tried():
+        clf = job.classifier
         with clf.compiled(counts["forward images"] * len(job.ids), image.shape[-2:]) as plan:
             while plan and not plan.run:
                 clf.logits(image.expand(plan.shape[0], -1, -1, -1))
+        return bool(plan) and plan.run is not clf.network
+
+    try:
+        with counting() as counts:
+            _measure_each(job, samples[:1])
+        return _in_memory(job, tried)
     except (ValueError, IndexError):  # the first chunk says so
         return False
-    return bool(plan) and plan.run is not clf.network
 
 
 def say(text: str) -> None:
