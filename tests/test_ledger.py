@@ -272,7 +272,7 @@ def test_rows_of_the_page_are_anchors_with_what_filters_need():
     assert '<tr id="claim-3-eq-7" data-chapter="3" data-status="implemented">' in page
     assert 'href="03_1_method.html#mask-refinement"' in page
     assert html.escape(LEDGER.loc["3-eq-7", "statement"]) in page and "<script" not in page
-    assert "<p>vgg19_glyphs on glyphs, insertion deletion (decides)</p>" in page
+    assert "<p>efficientnet_lite0 on photographs, insertion deletion (decides)</p>" in page
     assert "<p>squeezenet1_1 on imagenet_96, insertion deletion (beside)</p>" in page
     assert "corrected:" not in ledger.as_html(LEDGER.loc[["3-eq-3"]])
     counts = ledger.counts(LEDGER)
