@@ -12,6 +12,7 @@ enlarged to 598 pixels, faces of 16 pixels or more) saw a face with a probabilit
 import argparse
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,19 @@ LEFT_OUT = PHOTOGRAPHS / "left_out.csv"
 SIZE = 224
 # Optimised and progressive files have the same pixels and are 7 % smaller.
 ENCODING = {"quality": 90, "subsampling": "4:2:0", "optimize": True, "progressive": True}
+
+
+def unescaped(text: str) -> str:
+    """A name whose bytes outside ASCII are published as octal numbers.
+
+    >>> unescaped("Th\\\\303\\\\251o Paul")
+    'Théo Paul'
+    """
+    return re.sub(
+        r"(?:\\[0-7]{3})+",
+        lambda found: bytes(int(o, 8) for o in found[0].split("\\")[1:]).decode("utf-8"),
+        text,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +77,7 @@ def write(source: Path, out: Path, left_out: set[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     for i in sorted(chosen, key=lambda i: published.ids[i]):
         name, label, row = published.ids[i], published.labels[i], published.rows[i]
-        credit = [row[column] for column in ("Author", "OriginalLandingURL", "License")]
+        credit = [unescaped(row["Author"]), row["OriginalLandingURL"], row["License"]]
         picture = read_picture(published.paths[i]).convert("RGB")
         picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(out / f"{name}.jpg", "JPEG", **ENCODING)
         lines.writerow([name, label, published.categories[label], names[label], *credit])
