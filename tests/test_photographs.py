@@ -1,6 +1,7 @@
 """The embedded photographs, the set that they come from as people have it, and EfficientNet-Lite0."""
 
 import csv
+import doctest
 import json
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -332,3 +333,8 @@ def test_lite0_without_its_package_says_what_to_install(monkeypatch, tmp_path):
     with pytest.raises(ImportError, match=sentence):
         tl.load_classifier("efficientnet_lite0")
     assert tl.load_classifier("efficientnet_lite0", "random", device="cpu")
+
+
+def test_the_examples_of_the_script():
+    found = doctest.testmod(photographs)
+    assert found.attempted and not found.failed
