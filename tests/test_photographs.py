@@ -336,5 +336,5 @@ def test_lite0_without_its_package_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_the_examples_of_the_script():
-    found = doctest.testmod(photographs)
+    found = doctest.testmod(script)
     assert found.attempted and not found.failed
