@@ -8,10 +8,9 @@ data/cutouts/README.md says what was changed.
 
 import argparse
 import csv
-import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import skimage
@@ -19,16 +18,17 @@ import torch
 from PIL import Image, ImageOps
 
 import thesis_lib as tl
-from thesis_lib.data import CUTOUTS
+from thesis_lib.data import CUTOUTS, layouts
 from thesis_lib.data import cutouts as benchmark
+from thesis_lib.data.layouts import save_indices, save_jpeg
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 LONGEST = 202  # pixels: nine tenths of a picture, which no thing exceeds
 CERTAIN = 0.2  # a background is refused in which EfficientNet-Lite0 gives a class this probability
 
 # The stamps that EfficientNet-Lite0 names rightly on at least half of eight compositions, and their classes.
-# Left out: those under 75 pixels long, which would stay small, and two that the package's own change log has under another licence
-# than GPL-2 (Brown_slug.png, Strawberry2.png).
+# Left out: those under 75 pixels long, which would stay small, and two that the package's own change log has under
+# another licence than GPL-2 (Brown_slug.png, Strawberry2.png).
 CLASSES = {
     "animals/birds/chicken_profile.png": 8, "animals/birds/crowned_crane.png": 134,
     "animals/birds/duck.png": 97, "animals/birds/hen.png": 8, "animals/birds/magpie.png": 18,
@@ -40,11 +40,10 @@ CLASSES = {
     "animals/mammals/elephant.png": 386, "animals/mammals/equines/zebra.png": 340,
     "animals/mammals/pig_golden.png": 341, "animals/mammals/rodents/squirrel.png": 335,
     "animals/mammals/wildboar.png": 342, "animals/marsupials/wombat.png": 106,
-    "clothes/hats/sombrero.png": 808, 
+    "clothes/hats/sombrero.png": 808,
     "food/fruit/cherimoya.png": 956, "food/fruit/lemon.png": 951,
     "food/fruit/orange_seville.png": 950, "food/fruit/pineapple.png": 953,
-    
-    "food/vegetables/broccoli.png": 937, "food/vegetables/corn.png": 998, 
+    "food/vegetables/broccoli.png": 937, "food/vegetables/corn.png": 998,
     "hobbies/binoculars.png": 447, "hobbies/camera_35mm.png": 759,
     "hobbies/music/string/guitar_electric_bass.png": 546, "hobbies/music/string/violin.png": 889,
     "household/dishes/mug.png": 504, "household/dishes/pitcher_small.png": 725,
@@ -172,27 +171,6 @@ def write_backgrounds(folder: Path, seed: int = 0) -> None:
     write_table(folder / "backgrounds.csv", rows)
 
 
-def save_jpeg(pixels: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=QUALITY)
-
-
-def save_indices(values: np.ndarray, path: Path) -> None:
-    """A palette PNG, as VOC stores its segmentations: the value of a pixel is its index."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(values.astype(np.uint8))
-    palette = np.random.default_rng(1).integers(0, 256, (256, 3)).astype(np.uint8)
-    palette[0] = 0
-    image.putpalette(palette.tobytes())
-    image.save(path, optimize=True)
-
-
-def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """xmin, ymin, xmax, ymax of a mask, 0-based, inclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
-
-
 def write_singles(folder: Path, count: int) -> dict:
     """Single things as ILSVRC2012's validation set with a folder a class, their pixel masks in `masks/`.
     Returns {id: composition}, as the others do."""
@@ -201,71 +179,32 @@ def write_singles(folder: Path, count: int) -> dict:
         name, composition = f"ILSVRC2012_val_{i + 1:08d}", benchmark.draw(i, "singles", "test")
         picture = benchmark.compose(composition)
         wnid = list(benchmark.classes())[picture.classes[0]]
-        save_jpeg(picture.pixels, folder / f"ILSVRC2012/val/{wnid}/{name}.JPEG")
+        save_jpeg(picture.pixels, folder / f"ILSVRC2012/val/{wnid}/{name}.JPEG", QUALITY)
         save_indices(picture.masks[0], folder / f"ILSVRC2012/masks/{wnid}/{name}.png")
         made[name] = composition
     return made
 
 
-def write_voc(folder: Path, count: int) -> dict:
-    """Scenes in VOC2007's layout: JPEGImages, Annotations, ImageSets, Segmentation*."""
-    made, base = {}, folder / "VOCdevkit/VOC2007"
-    for i in range(count):
-        name, composition = f"{i + 1:06d}", benchmark.draw(i, "scenes", "test")
+def pictures(made: dict[int, benchmark.Composition]) -> Iterator[tuple]:
+    """The pictures of {number: composition}, as `layouts` takes them."""
+    for number, composition in made.items():
         picture = benchmark.compose(composition)
-        save_jpeg(picture.pixels, base / f"JPEGImages/{name}.jpg")
-        by_object, by_class = np.zeros((2, benchmark.SIZE, benchmark.SIZE), np.uint8)
-        xml = ElementTree.Element("annotation")
-        ElementTree.SubElement(xml, "filename").text = f"{name}.jpg"
-        size = ElementTree.SubElement(xml, "size")
-        for key, value in (("width", benchmark.SIZE), ("height", benchmark.SIZE), ("depth", 3)):
-            ElementTree.SubElement(size, key).text = str(value)
-        for number, (label, mask) in enumerate(zip(picture.classes, picture.masks, strict=True), 1):
-            by_object[mask], by_class[mask] = number, label + 1
-            item = ElementTree.SubElement(xml, "object")
-            ElementTree.SubElement(item, "name").text = benchmark.categories()[label]
-            ElementTree.SubElement(item, "difficult").text = "0"
-            box = ElementTree.SubElement(item, "bndbox")
-            for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box_of(mask), strict=True):
-                ElementTree.SubElement(box, key).text = str(value + 1)  # VOC counts from 1
-        ElementTree.indent(xml)
-        (base / "Annotations").mkdir(parents=True, exist_ok=True)
-        ElementTree.ElementTree(xml).write(base / f"Annotations/{name}.xml")
-        save_indices(by_object, base / f"SegmentationObject/{name}.png")
-        save_indices(by_class, base / f"SegmentationClass/{name}.png")
-        made[name] = composition
-    (base / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
-    (base / "ImageSets/Main/test.txt").write_text("".join(f"{name}\n" for name in made))
-    return made
+        yield number, picture.pixels, picture.classes, picture.masks
+
+
+def write_voc(folder: Path, count: int) -> dict:
+    """Scenes in VOC2007's layout."""
+    made = {i + 1: benchmark.draw(i, "scenes", "test") for i in range(count)}
+    layouts.write_voc(folder, pictures(made), benchmark.categories(), QUALITY)
+    return {f"{number:06d}": composition for number, composition in made.items()}
 
 
 def write_coco(root: Path, count: int, kind: str, first: int) -> dict:
-    """Pictures in the layout of COCO 2014's validation set, masks as run lengths. `first` is the number of
-    the first, and keeps scenes apart from those of `write_voc`."""
-    made = {}
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for number in range(first, first + count):
-        name, composition = f"COCO_val2014_{number:012d}", benchmark.draw(number, kind, "test")
-        picture, side = benchmark.compose(composition), benchmark.SIZE
-        save_jpeg(picture.pixels, root / f"val2014/{name}.jpg")
-        images.append({"id": number, "file_name": f"{name}.jpg", "width": side, "height": side})
-        for label, mask in zip(picture.classes, picture.masks, strict=True):
-            flat = mask.ravel(order="F")  # COCO runs down the columns, starting with a 0-run
-            changes = np.flatnonzero(np.diff(flat)) + 1
-            runs = np.diff([0, *changes, flat.size]).tolist()
-            x0, y0, x1, y1 = box_of(mask)
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": number, "category_id": label + 1,
-                "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1], "area": int(mask.sum()), "iscrowd": 0,
-                "segmentation": {"size": [side, side], "counts": [0, *runs] if flat[0] else runs},
-            })  # fmt: skip
-        made[name] = composition
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(benchmark.categories())]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (root / "annotations").mkdir(parents=True, exist_ok=True)
-    (root / "annotations/instances_val2014.json").write_text(json.dumps(content, separators=(",", ":")))
-    return made
+    """Pictures in the layout of COCO 2014's validation set. `first` is the number of the first, and keeps
+    scenes apart from those of `write_voc`."""
+    made = {number: benchmark.draw(number, kind, "test") for number in range(first, first + count)}
+    layouts.write_coco(root, pictures(made), benchmark.categories(), QUALITY)
+    return {f"COCO_val2014_{number:012d}": composition for number, composition in made.items()}
 
 
 def write_pictures(

@@ -32,9 +32,9 @@ ENCODING = {"quality": 90, "subsampling": "4:2:0", "optimize": True, "progressiv
 
 
 def unescaped(text: str) -> str:
-    """A name whose bytes outside ASCII are published as octal numbers.
+    r"""A name whose bytes outside ASCII are published as octal numbers.
 
-    >>> unescaped("Th\\\\303\\\\251o Paul")
+    >>> unescaped(r"Th\303\251o Paul")
     'Théo Paul'
     """
     return re.sub(

@@ -13,7 +13,7 @@ import trees
 from PIL import Image
 
 import thesis_lib as tl
-from thesis_lib.data import REPOSITORY, datasets, glyphs, models, registry
+from thesis_lib.data import REPOSITORY, datasets, glyphs, layouts, models, registry
 from thesis_lib.data.registry import open_dataset
 from thesis_lib.registry import UnknownName
 
@@ -90,7 +90,7 @@ def test_voc_and_coco_layouts_give_boxes_and_masks_back(tree):
                 boxes = np.zeros_like(union)
                 for k, m in zip(classes, masks, strict=True):
                     if k == c:
-                        x0, y0, x1, y1 = glyphs._box(m)
+                        x0, y0, x1, y1 = layouts.box_of(m)
                         boxes[y0 : y1 + 1, x0 : x1 + 1] = True
                 assert np.array_equal(sample.masks[c].numpy(), boxes)
 

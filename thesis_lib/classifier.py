@@ -148,10 +148,10 @@ class Classifier:
         if not torch.is_tensor(pixels) or not pixels.is_floating_point():
             kind = getattr(pixels, "dtype", type(pixels).__name__)
             raise ValueError(f"pixels are a float tensor in [0, 1], not {kind}: divide 0 to 255 by 255")
-        if pixels.numel() and pixels.amax() > 2:  # what enlarges may overshoot a little
-            raise ValueError(
-                f"pixels lie in [0, 1], not up to {float(pixels.amax()):g}: divide 0 to 255 by 255"
-            )
+        wrong = "pixels lie in [0, 1], not up to {:g}: divide 0 to 255 by 255"
+        require(
+            ~(pixels > 2).any(), lambda: ValueError(wrong.format(pixels.amax()))
+        )  # enlarging may overshoot
         return (pixels - self._channels(self.mean, pixels)) / self._channels(self.std, pixels)
 
     def denormalise(self, images: Tensor) -> Tensor:
@@ -451,9 +451,9 @@ def _of_the_device(error):
 
 
 def _when(compile):
-    return (
-        compile if isinstance(compile, bool) else one_of(compile, "compile, unless True or False,", "always")
-    )
+    if isinstance(compile, bool):
+        return compile
+    return one_of(compile, "compile, unless True or False,", "always")
 
 
 def _at_least_one(batch):

@@ -9,14 +9,15 @@ CC0 are used (data/README.md lists them). Boxes and pixel masks are known by con
 
 import argparse
 import functools
-import json
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
+
+from thesis_lib.data import layouts
+from thesis_lib.data.layouts import save_indices, save_jpeg
 
 CLASSES = {
     "aeroplane": "\u2708", "anchor": "\u2693", "umbrella": "\u2602", "scissors": "\u2702",
@@ -30,6 +31,7 @@ PHOTOGRAPHS = (
     "rocket",
 )  # fmt: skip
 SIZE = 224  # pixels, height and width
+QUALITY = 85  # of the JPEGs
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -138,89 +140,26 @@ def training_arrays(
     return pixels, labels
 
 
-def _box(mask):
-    """xmin, ymin, xmax, ymax of a mask, 0-based, inclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
-
-
-def _save_jpeg(pixels, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=85)
-
-
-def _save_indexed(values, path):
-    """A palette PNG, as VOC stores its segmentations: the value of a pixel is its index."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(values, "P")
-    image.putpalette(np.random.default_rng(1).integers(0, 256, 768).astype(np.uint8).tobytes())
-    image.save(path, optimize=True)
-
-
 def write_imagenet(root: Path, count: int, seed: int = 0, split: str = "test") -> None:
     """Single-object pictures as ILSVRC2012's validation set with one folder a class (numbered, so
     that sorted folders are class indices), and their pixel masks beside them in `masks/`."""
     for i in range(count):
         pixels, (label,), (mask,) = draw(seed, split, i)
         name = f"{label:02d}_{list(CLASSES)[label]}/ILSVRC2012_val_{i + 1:08d}"
-        _save_jpeg(pixels, root / "ILSVRC2012/val" / f"{name}.JPEG")
-        _save_indexed(mask.astype(np.uint8), root / "ILSVRC2012/masks" / f"{name}.png")
+        save_jpeg(pixels, root / "ILSVRC2012/val" / f"{name}.JPEG", QUALITY)
+        save_indices(mask, root / "ILSVRC2012/masks" / f"{name}.png")
 
 
 def write_voc(root: Path, count: int, seed: int = 0, split: str = "test") -> None:
-    """Scenes in the layout of VOC2007: JPEGImages, Annotations, ImageSets, Segmentation*."""
-    folder, names = root / "VOCdevkit/VOC2007", []
-    for i in range(count):
-        pixels, classes, masks = draw(seed, split, i, objects=3)
-        names.append(f"{i + 1:06d}")
-        _save_jpeg(pixels, folder / f"JPEGImages/{names[-1]}.jpg")
-        by_object, by_class = np.zeros((2, SIZE, SIZE), np.uint8)
-        xml = ElementTree.Element("annotation")
-        ElementTree.SubElement(xml, "filename").text = f"{names[-1]}.jpg"
-        size = ElementTree.SubElement(xml, "size")
-        for key, value in (("width", SIZE), ("height", SIZE), ("depth", 3)):
-            ElementTree.SubElement(size, key).text = str(value)
-        for number, (label, mask) in enumerate(zip(classes, masks, strict=True), 1):
-            by_object[mask], by_class[mask] = number, label + 1
-            item = ElementTree.SubElement(xml, "object")
-            ElementTree.SubElement(item, "name").text = list(CLASSES)[label]
-            ElementTree.SubElement(item, "difficult").text = "0"
-            box = ElementTree.SubElement(item, "bndbox")
-            for key, value in zip(("xmin", "ymin", "xmax", "ymax"), _box(mask), strict=True):
-                ElementTree.SubElement(box, key).text = str(value + 1)  # VOC counts from 1
-        ElementTree.indent(xml)
-        (folder / "Annotations").mkdir(parents=True, exist_ok=True)
-        ElementTree.ElementTree(xml).write(folder / f"Annotations/{names[-1]}.xml")
-        _save_indexed(by_object, folder / f"SegmentationObject/{names[-1]}.png")
-        _save_indexed(by_class, folder / f"SegmentationClass/{names[-1]}.png")
-    (folder / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
-    (folder / "ImageSets/Main/test.txt").write_text("\n".join(names) + "\n")
+    """Scenes in the layout of VOC2007."""
+    pictures = ((i + 1, *draw(seed, split, i, objects=3)) for i in range(count))
+    layouts.write_voc(root, pictures, list(CLASSES), QUALITY)
 
 
 def write_coco(root: Path, count: int, seed: int = 0, split: str = "test", first: int = 100_000) -> None:
-    """Scenes in the layout of COCO 2014's validation set, masks as run lengths. `first` keeps
-    them apart from the scenes of `write_voc`."""
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for i in range(count):
-        pixels, classes, masks = draw(seed, split, first + i, objects=3)
-        file = f"COCO_val2014_{i + 1:012d}.jpg"
-        _save_jpeg(pixels, root / "coco/val2014" / file)
-        images.append({"id": i + 1, "file_name": file, "width": SIZE, "height": SIZE})
-        for label, mask in zip(classes, masks, strict=True):
-            flat = mask.ravel(order="F")  # COCO runs down the columns, starting with a 0-run
-            changes = np.flatnonzero(np.diff(flat)) + 1
-            runs = np.diff([0, *changes, flat.size]).tolist()
-            x0, y0, x1, y1 = _box(mask)
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": i + 1, "category_id": label + 1,
-                "bbox": [x0, y0, x1 - x0 + 1, y1 - y0 + 1], "area": int(mask.sum()), "iscrowd": 0,
-                "segmentation": {"size": [SIZE, SIZE], "counts": [0, *runs] if flat[0] else runs},
-            })  # fmt: skip
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(CLASSES)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (root / "coco/annotations").mkdir(parents=True, exist_ok=True)
-    (root / "coco/annotations/instances_val2014.json").write_text(json.dumps(content))
+    """Scenes in the layout of COCO 2014's validation set. `first` keeps them apart from those of `write_voc`."""
+    pictures = ((i + 1, *draw(seed, split, first + i, objects=3)) for i in range(count))
+    layouts.write_coco(root / "coco", pictures, list(CLASSES), QUALITY)
 
 
 def write(

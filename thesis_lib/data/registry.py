@@ -45,10 +45,7 @@ class Dataset:
 
 
 DATASETS = Registry("dataset")
-PUBLISHED = (
-    "images.csv",
-    "dev_dataset.csv",
-)  # the table of the NIPS 2017 competition, at Kaggle and CleverHans
+PUBLISHED = ("images.csv", "dev_dataset.csv")  # the NIPS 2017 competition's table, at Kaggle and CleverHans
 
 
 def _voc(split):
@@ -138,15 +135,9 @@ DATASETS["nips17"] = Dataset(
 _MADE = "stamps of Tux Paint (GPL-2) on CC0 photographs, scripts/cutouts.py"
 _COCO = ("annotations/instances_val2014.json",)
 DATASETS["cutouts"] = Dataset(
-    "single cut-out things",
-    _cutouts("ImageNet"),
-    CUTOUTS / "ILSVRC2012",
-    204,
-    "val",
-    embedded=True,
-    source=_MADE,
-    licence="GPL-2",
-)
+    "single cut-out things", _cutouts("ImageNet"), CUTOUTS / "ILSVRC2012", 204, "val",
+    embedded=True, source=_MADE, licence="GPL-2",
+)  # fmt: skip
 DATASETS["cutouts_scenes"] = Dataset(
     "scenes of cut-out things, VOC2007's layout", _cutouts("VOC2007"), CUTOUTS, 102,
     "VOCdevkit/VOC2007/JPEGImages", _voc("test"), embedded=True, source=_MADE, licence="GPL-2",

@@ -121,7 +121,6 @@ def measured_again(rows: pd.DataFrame, count: int = 1, most: float = 300, seed: 
         for some in draws(part, rows, random.Random(seed), most):
             if len(found) >= count:
                 break
-            old, new = again(part, some)
-            a, b = (float(np.mean(table[names[0]].iloc[0])) for table in (old, new))
-            found.append((old["id"].iloc[0], old["method"].iloc[0], names[0], a, b, abs(a - b)))
+            a, b = (float(np.mean(table[names[0]].iloc[0])) for table in (some, again(part, some)))
+            found.append((some["id"].iloc[0], some["method"].iloc[0], names[0], a, b, abs(a - b)))
     return pd.DataFrame(found, columns=columns)

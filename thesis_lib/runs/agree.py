@@ -65,8 +65,11 @@ def on_an_edge(
     return bool(furthest(wrong) <= 3 * furthest(pd.concat(moved)))
 
 
-def shaken(sample: Any, seed: int) -> Any:
-    """The Sample with noise of a millionth on its pixels, about what rounding does on the way to the logits."""
+def shaken(sample: Any, seed: int | None) -> Any:
+    """The Sample with noise of a millionth on its pixels, about what rounding does on the way to the logits;
+    seed None: as it is."""
+    if seed is None:
+        return sample
     found = copy.copy(sample)
     noise = torch.randn(sample.pixels.shape, generator=torch.Generator().manual_seed(seed))
     found.pixels = sample.pixels + NOISE * noise

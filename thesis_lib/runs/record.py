@@ -79,6 +79,11 @@ class Part:
         return Subset(dataset := open_dataset(self.dataset), chosen(dataset.ids, self.pictures))
 
     @property
+    def together(self) -> bool:
+        """Whether a row depends on the other pictures of its chunk."""
+        return any(METRICS[m].neighbours for m in self.metrics)
+
+    @property
     def file(self) -> Path:
         return RESULTS / self.dataset / self.network / f"{self.table}.parquet"
 
@@ -333,7 +338,7 @@ def facts(part: Part, classifier: Any, methods: dict[str, Callable]) -> dict:
         "metrics": key.describe_metrics(part.metrics),
         "classifier": described,
         "step": part.step,
-        "chunk": part.chunk if any(METRICS[m].neighbours for m in part.metrics) else None,
+        "chunk": part.chunk if part.together else None,
         "loop": key.loop(),
     }
     return {label: common | {"method": key.describe(method)} for label, method in methods.items()}
@@ -345,30 +350,30 @@ def record(part: Part) -> None:
     data = match(part.data(), classifier)
     now = facts(part, classifier, methods)
     layers = sanity_layers(classifier) if "sanity" in part.metrics else None
-    together = any(METRICS[m].neighbours for m in part.metrics)
     rows, provenance = _table(part)
     missing: dict[tuple, dict[str, Callable]] = {}  # ids: methods that lack them
     for label, method in methods.items():
         known = provenance["methods"].get(label)
-        if not known or without_code(known["facts"]) != without_code(now[label]):
-            there = set()
-        elif known["facts"] == now[label]:
-            there = _ids(rows, label, known)
-        elif _agrees(part, data, classifier, label, method, rows):
-            known |= {"facts": now[label], "layers": layers}
-            write(part.file, rows, provenance)
-            say(f"{part.file.stem}, {label}: the code has changed, the rows have not")
-            there = _ids(rows, label, known)
-        else:
-            there = set()
+        there = set()
+        if (
+            known
+            and known["facts"] != now[label]
+            and without_code(known["facts"]) == without_code(now[label])
+        ):
+            if _agrees(part, data, classifier, label, method, rows):
+                known |= {"facts": now[label], "layers": layers}
+                write(part.file, rows, provenance)
+                say(f"{part.file.stem}, {label}: the code has changed, the rows have not")
+        if known and known["facts"] == now[label]:
+            there = {*rows.loc[rows["method"] == label, "id"], *known["left_out"]}
         if lacking := tuple(i for i in data.ids if i not in there):
-            missing.setdefault(tuple(data.ids) if together else lacking, {})[label] = method
+            missing.setdefault(tuple(data.ids) if part.together else lacking, {})[label] = method
     title = f"{part.name}: {part.dataset} {part.network} {part.table}"
     if not missing:
         say(f"{title}: recorded already")
     for ids, some in missing.items():
         say(f"{title}: {', '.join(some)}, {len(ids)} of {len(data)} pictures")
-        block = len(ids) if together else BLOCK
+        block = len(ids) if part.together else BLOCK
         for start in range(0, len(ids), block):
             begin = time.monotonic()
             few = Subset(data, list(ids[start : start + block]))
@@ -380,11 +385,6 @@ def record(part: Part) -> None:
             say(f"{title}: {min(start + block, len(ids))} of {len(ids)} pictures, {minutes:.1f} minutes")
 
 
-def _ids(rows, label, known):
-    """The pictures of a label that were measured or could not be."""
-    return {*rows.loc[rows["method"] == label, "id"], *known["left_out"]}
-
-
 def _add(part, data, new, now, layers):
     """Write new rows of some labels into the part's table, in place of those of the same pictures, if any,
     or of all, where they are of other settings or code."""
@@ -392,24 +392,9 @@ def _add(part, data, new, now, layers):
     left_out = [name for name, _ in manifest["skipped"] + manifest["failed"]]
     rows, provenance = _table(part)  # another process may have written meanwhile
     order = list(dict.fromkeys([*rows["method"], *now]))
-    for label in now:
-        known = provenance["methods"].get(label, {})
-        grown = known.get("facts") == now[label]
-        replaced = rows["method"] == label
-        rows = rows[~(replaced & rows["id"].isin([*new["id"], *left_out]) if grown else replaced)]
-        provenance["methods"][label] = {
-            "facts": now[label],
-            "pictures": 0,
-            "left_out": sorted({*known["left_out"], *left_out}) if grown else left_out,
-            "layers": layers,
-            "command": f"make record PART={part.name}",
-            "commit": manifest["commit"],
-            "device": ", ".join(
-                sorted({*manifest["devices"], *(known["device"].split(", ") if grown else ())})
-            ),
-            "versions": key.versions(),
-            "date": datetime.date.today().isoformat(),
-        }
+    grown = [k for k in now if provenance["methods"].get(k, {}).get("facts") == now[k]]
+    replaced = rows["method"].isin(list(now))
+    rows = rows[~replaced | rows["method"].isin(grown) & ~rows["id"].isin([*new["id"], *left_out])]
     rows = pd.concat([rows, new]) if len(rows) else new
     ranks = [
         rows["method"].map({label: k for k, label in enumerate(order)}),
@@ -417,7 +402,19 @@ def _add(part, data, new, now, layers):
     ]
     rows = rows.iloc[np.lexsort(ranks[::-1])].reset_index(drop=True)
     for label in now:
-        provenance["methods"][label]["pictures"] = int(rows.loc[rows["method"] == label, "id"].nunique())
+        known = provenance["methods"][label] if label in grown else {"left_out": [], "device": ""}
+        devices = {*manifest["devices"], *filter(None, known["device"].split(", "))}
+        provenance["methods"][label] = {
+            "facts": now[label],
+            "pictures": int(rows.loc[rows["method"] == label, "id"].nunique()),
+            "left_out": sorted({*known["left_out"], *left_out}),
+            "layers": layers,
+            "command": f"make record PART={part.name}",
+            "commit": manifest["commit"],
+            "device": ", ".join(sorted(devices)),
+            "versions": key.versions(),
+            "date": datetime.date.today().isoformat(),
+        }
     write(part.file, rows, provenance)
 
 
@@ -433,12 +430,12 @@ def _table(part):
 def _agrees(part, data, classifier, label, method, rows):
     """Whether the rows of some pictures come out as they are recorded."""
     few = [data[i] for i in np.linspace(0, len(data) - 1, SAMPLE).astype(int)]
-    if any(METRICS[m].neighbours for m in part.metrics):
+    if part.together:
         few = [data[i] for i in range(min(part.chunk, len(data)))]
     old = rows[(rows["method"] == label) & rows["id"].isin([sample.id for sample in few])]
 
     def again(seed=None):
-        some = few if seed is None else [shaken(sample, seed) for sample in few]
+        some = [shaken(sample, seed) for sample in few]
         return measure(some, classifier, {label: method}, part.metrics, part.step)[0]
 
     new = again()

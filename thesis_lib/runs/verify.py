@@ -34,23 +34,16 @@ def parts_of(dataset: str, network: str, table: str) -> list[Part]:
     return [p for p in PLAN if (p.dataset, p.network, p.table) == (dataset, network, table)]
 
 
-def again(part: Part, rows: pd.DataFrame, seed: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows of one picture and one method measured again: (recorded, measured).
-
-    seed: of noise of a millionth on the pictures; None: without."""
+def again(part: Part, rows: pd.DataFrame, seed: int | None = None) -> pd.DataFrame:
+    """Rows of one picture and one method measured again, of pictures that are `shaken` with that seed."""
     data, classifier, methods = _means(part)
     name, label = rows["id"].iloc[0], rows["method"].iloc[0]
     position = list(data.ids).index(name)
     start = position // part.chunk * part.chunk
-    needed = any(METRICS[m].neighbours for m in part.metrics)
-    chunk = range(start, min(start + part.chunk, len(data))) if needed else [position]
-    samples = [data[i] if seed is None else shaken(data[i], seed) for i in chunk]
+    chunk = range(start, min(start + part.chunk, len(data))) if part.together else [position]
+    samples = [shaken(data[i], seed) for i in chunk]
     new, _ = measure(samples, classifier, {label: methods[label]}, part.metrics, part.step)
-    return rows, new[new["id"] == name]
-
-
-def _once_more(part, rows, seed):
-    return again(part, rows, seed)[1]
+    return new[new["id"] == name]
 
 
 @functools.lru_cache(maxsize=4)
@@ -63,7 +56,7 @@ def draws(part: Part, rows: pd.DataFrame, rng: random.Random, most: float) -> It
     """The rows of one picture and method after the other, in random order, each of at most so many passes."""
     labels = set(part.methods())
     cost = rows.groupby(["id", "method"])["spent"].sum()
-    if any(METRICS[m].neighbours for m in part.metrics):
+    if part.together:
         cost = cost * part.chunk
     pairs = sorted(pair for pair, passes in cost.items() if passes <= most and pair[1] in labels)
     rng.shuffle(pairs)
@@ -94,18 +87,17 @@ def check(
             break
         if limit is not None and found["rows"] >= limit:
             break
-        old, new = again(part, some)
-        wrong = disagreements(old, new, part.metrics)
-        bad = min(len(old), len(wrong.drop_duplicates(ROW)))
-        once_more = functools.partial(_once_more, part, some)
-        edge = bad > 0 and on_an_edge(once_more, new, wrong, part.metrics)
-        found["rows"] += len(old)
-        found["agree"] += len(old) - bad
+        new = again(part, some)
+        wrong = disagreements(some, new, part.metrics)
+        bad = min(len(some), len(wrong.drop_duplicates(ROW)))
+        edge = bad > 0 and on_an_edge(functools.partial(again, part, some), new, wrong, part.metrics)
+        found["rows"] += len(some)
+        found["agree"] += len(some) - bad
         found["edge"] += bad if edge else 0
-        if len(old) == len(new):
+        if len(some) == len(new):
             gaps = (
                 difference(np.asarray(x, float), np.asarray(y, float))
-                for x, y in zip(old[first], new[first], strict=True)
+                for x, y in zip(some[first], new[first], strict=True)
             )
             found["greatest"] = max(found["greatest"], *gaps)
         for _, line in wrong.iterrows():

@@ -300,9 +300,8 @@ def new_head(
     source = load_classifier(name, weights, device="cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        side = getattr(
-            source.network, "image_size", None
-        )  # torchvision's ViTs: of the weights' own positions
+        # torchvision's ViTs have positions for one size.
+        side = getattr(source.network, "image_size", None)
         network = models.build(name, classes=len(categories), side=side)
     state = network.state_dict()
     head = models.head_of(name, network).rpartition(".")[0]
