@@ -96,12 +96,12 @@ def source(rows: pd.DataFrame) -> str:
     known = rows.attrs["provenance"]
     methods = [known["methods"][label] for label in rows["method"].unique()]
 
-    def each(what):
-        return ", ".join(sorted({facts[what] for facts in methods}))
+    def each(what, between=", "):
+        return between.join(sorted({facts[what] for facts in methods}))
 
     commits = ", ".join(sorted({(facts["commit"] or "none")[:7] for facts in methods}))
     return (
-        f"*{known['dataset']}, {known['network']}, n = {n} pictures; recorded by `{each('command')}` on "
+        f"*{known['dataset']}, {known['network']}, n = {n} pictures; recorded by `{each('command', '` and `')}` on "
         f"{each('device')}, {each('date')}, commit {commits}.*"
     )
 
