@@ -132,8 +132,8 @@ def bare(clf, batches):
 
 def passes(clf, images, n):
     """n passes of pictures like these, in the classifier's batches."""
-    batch = images[:1].expand(clf.batch, -1, -1, -1).contiguous()
-    full, rest = divmod(n, clf.batch)
+    batch = images[:1].expand(clf.full_batch(images.shape[-2:]), -1, -1, -1).contiguous()
+    full, rest = divmod(n, len(batch))
     return [(full, batch)] + ([(1, batch[:rest])] if rest else [])
 
 
@@ -418,46 +418,71 @@ def curves(bench):
 # How it scales
 
 
+def of_width(bench, channels):
+    """A network of cheap passes, with so many channels in its explained layer: there an overhead shows."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 7, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 64, 3, 2, 1), torch.nn.ReLU(),
+        torch.nn.Conv2d(64, channels, 3, 2, 1), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(channels, 20),
+    )  # fmt: skip
+    return tl.Classifier(network.to(bench.device), layer="5", compile=False)
+
+
+def growing(clf, x):
+    """Both curves of 15 points, CAMERAS at three sizes, the enhancer in nine windows: {name: (passes, bare, work)}."""
+    side = x.shape[-1]
+    maps = torch.rand(x[:, 0].shape, generator=torch.Generator().manual_seed(1))
+    sizes = [side, side * 3 // 2, side * 2]
+    scales = [(1, part) for scaled in scaled_inputs(x, sizes) for part, _ in clf.passes(scaled)]
+    enhanced = tl.enhance("grad_cam", window=side * 5 // 7, stride=side // 7, cutoff=side // 8)
+    with tl.counting() as counts:
+        enhanced(clf, x, 0)
+    curves, windows = 28 * len(x), counts["forward images"]
+    return {
+        "insertion_deletion": (curves, passes(clf, x, curves), partial(tl.insertion_deletion, clf, x, maps, 0, side**2 // 14)),
+        "cameras": (len(x) * 7.25, scales, partial(tl.METHODS["cameras"], clf, x, 0, sizes=sizes, gate="always")),
+        "grad_cam enhanced": (windows, passes(clf, x, windows), partial(enhanced, clf, x, 0)),
+    }  # fmt: skip
+
+
 @case
 def scaling(bench):
-    """Time a picture over batch, size, number of pictures, groups and windows."""
+    """How cost grows: over batch, size, pictures and channels, and over MSG-CAM's groups and the windows."""
     clf = bench.network("vgg19_glyphs")
-
-    def compared(axis, at, pictures, needed, work, who, method):
-        facts = {"network": "vgg19_glyphs", "pictures": pictures, "passes": needed}
-        return facts | {"axis": axis, "at": at}, {"bare passes": partial(bare, clf, work), who: method}
-
-    def explained(axis, at, images, who, method, more=0):
-        """The passes that a method needs, counted; `more`: what larger images add to their number."""
+    points = [("batch", n, clf.with_batch(n), bench.pictures(8)) for n in (1, 2, 4, 8, 16, 32)]
+    points += [("size", side, clf, bench.pictures(4, side)) for side in (112, 168, 224, 336, 448)]
+    points += [("pictures", n, clf, bench.pictures(n)) for n in (1, 4, 16, 32)]
+    points += [("channels", n, of_width(bench, n), bench.pictures(8)) for n in (64, 256, 512, 1024, 2048)]
+    for axis, at, some, x in points:
+        facts = {
+            "network": "vgg19_glyphs" if axis != "channels" else "three convolutions",
+            "pictures": len(x),
+        }
+        for who, (needed, work, method) in growing(some, x).items():
+            yield (
+                facts | {"passes": needed, "axis": axis, "at": at, "work": who},
+                {"bare passes": partial(bare, some, work), who: method},
+            )
+    x = bench.pictures(4)
+    more = {  # what is varied, how many, and what the larger images of two sizes add to the passes
+        ("groups", n): (partial(tl.METHODS["msg_cam"], clf, x, 0, groups=n, sizes=[224, 324]), 4 * ((324 / 224) ** 2 - 1))
+        for n in (4, 8, 16, 32, 64)
+    } | {
+        ("windows", len(window_corners((224, 224), (160, 160), (stride, stride)))): (
+            partial(tl.enhance("grad_cam", stride=stride), clf, x, 0), 0
+        )
+        for stride in (64, 32, 16)
+    }  # fmt: skip
+    for (axis, at), (method, larger) in more.items():
         with tl.counting() as counts:
             method()
-        needed = counts["forward images"] + more
-        return compared(axis, at, len(images), needed, passes(clf, images, round(needed)), who, method)
-
-    grad_cam = tl.METHODS["grad_cam"]
-    for batch in (1, 2, 4, 8, 16, 32):
-        x = bench.pictures(32)
-        method = partial(grad_cam, clf.with_batch(batch), x, 0)
-        yield compared("batch", batch, 32, 32, [(32 // batch, x[:batch])], "grad_cam", method)
-    for size in (112, 160, 224, 320, 448):
-        x = bench.pictures(4, size)
-        maps = torch.rand(x[:, 0].shape, generator=torch.Generator().manual_seed(1))
-        method = partial(tl.insertion_deletion, clf, x, maps, 0, size * size // 28)
-        batch = max(1, min(clf.batch, clf.batch * 224 * 224 // size**2))
-        work = passes(clf.with_batch(batch), x, 4 * 56)
-        yield compared("size", size, 4, 4 * 56, work, "insertion_deletion", method)
-    for n in (1, 4, 16, 64):
-        x = bench.pictures(n)
-        yield explained("pictures", n, x, "grad_cam", partial(grad_cam, clf, x, 0))
-    x = bench.pictures(4)
-    for groups in (4, 8, 16, 32, 64):
-        method = partial(tl.METHODS["msg_cam"], clf, x, 0, groups=groups, sizes=[224, 324])
-        more = 4 * ((324 / 224) ** 2 - 1)
-        yield explained("groups", groups, x, "msg_cam, two sizes", method, more)
-    for stride in (64, 32, 16):
-        windows = len(window_corners((224, 224), (160, 160), (stride, stride)))
-        method = partial(tl.enhance("grad_cam", stride=stride), clf, x, 0)
-        yield explained("windows", windows, x, "grad_cam enhanced", method)
+        needed = counts["forward images"] + larger
+        who = "msg_cam" if axis == "groups" else "grad_cam enhanced"
+        yield (
+            {"network": "vgg19_glyphs", "pictures": 4, "passes": needed, "axis": axis, "at": at, "work": who},
+            {"bare passes": partial(bare, clf, passes(clf, x, round(needed))), who: method},
+        )
 
 
 # What lowers the floor

@@ -1,6 +1,7 @@
 """A run on a Dask cluster of two processes, one of which is killed: the rows of the local engine."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -97,6 +98,29 @@ def test_the_network_loads_once_for_each_worker(tmp_path, client):
     workers = set(client.run(os.getpid).values())
     loads = [int(note.name.split("-")[0]) for note in notes.iterdir()]
     assert sorted(pid for pid in loads if pid != os.getpid()) == sorted(workers)  # here: a copy
+
+
+def copies():
+    """How many compiled copies this process holds."""
+    from thesis_lib import compiled
+
+    return sum(known.copy is not None for forms in compiled._known.values() for known in forms.values())
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a compiler")
+def test_workers_compile_as_the_caller_decided(tmp_path, client):
+    """Each makes a copy of its own; rows are those of eager passes but for rounding."""
+    some = classifier()
+    some = Classifier(some.network, layer=some.layer, batch=4)
+    before = sum(client.run(copies).values())
+    rows = run(tmp_path / "compiled", client, some.with_compile("always"), chunk=5)
+    assert sum(client.run(copies).values()) == before + 2
+    assert files.manifest(run_folder(tmp_path / "compiled"))["compiled"] is True
+    plain = run(tmp_path / "eager", client, some.with_compile(False), chunk=5)
+    assert files.manifest(run_folder(tmp_path / "eager"))["compiled"] is False
+    order = ["id", "method"]
+    a, b = (found.sort_values(order).set_index(order)["overall"] for found in (rows, plain))
+    assert (a - b).abs().max() < 1e-4
 
 
 def test_it_says_what_it_will_cost(tmp_path, client, capfd):

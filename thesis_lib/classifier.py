@@ -132,8 +132,8 @@ class Classifier:
         ...     clf.scores(images, torch.tensor([4])).shape
         torch.Size([1])
         """
-        n = self._full(size)
-        return expecting(self.network, passes // n, (n, *size), self.compile)
+        n, (height, width) = self.full_batch(size), size
+        return expecting(self.network, passes // n, (n, height, width), self.compile)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) in [0, 1] to what the network takes.
@@ -334,10 +334,14 @@ class Classifier:
 
     def _split(self, images):
         """Images in parts of one forward pass each."""
-        return images.split(self._full(images.shape[-2:]))
+        return images.split(self.full_batch(images.shape[-2:]))
 
-    def _full(self, size):
-        """Images of that size (H, W) in a full batch."""
+    def full_batch(self, size: Sequence[int]) -> int:
+        """Images of that size (H, W) in a full batch, which bounds memory.
+
+        >>> clf.with_batch(16).full_batch((448, 448))
+        4
+        """
         return max(1, min(self.batch, self.batch * 224 * 224 // math.prod(size)))
 
     def _forward(self, images, hook=None):

@@ -163,6 +163,25 @@ NETWORKS["vit_glyphs_scenes"] = Network(
 )  # fmt: skip
 
 
+# The cut-outs' networks have the same build, and ImageNet's names for their 51 classes.
+def vgg19_cutouts(classes: int = 51, batch_norm: bool = False, hidden: int = 128) -> nn.Module:
+    """`vgg19_glyphs` for the classes of the cut-outs.
+
+    >>> vgg19_cutouts().classifier[-1].out_features
+    51
+    """
+    return vgg19_glyphs(classes, batch_norm, hidden)
+
+
+def vit_cutouts(classes: int = 51) -> VisionTransformer:
+    """`vit_glyphs` for the classes of the cut-outs.
+
+    >>> vit_cutouts().heads[-1].out_features
+    51
+    """
+    return vit_glyphs(classes)
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """A state dict (float32, on the CPU) and the file's metadata, without executing any pickle.
 

@@ -26,7 +26,8 @@ def fold_batch_norm(network: Any) -> Any:
     """A copy of a `vgg19_glyphs(batch_norm=True)` with every batch norm folded into the
     convolution before it, so that its layers are numbered as VGG19's own. Exact in eval mode."""
     source = copy.deepcopy(network).eval()
-    plain: Any = vgg19_glyphs(hidden=source.hidden)
+    classes = source.classifier[-1].out_features
+    plain: Any = vgg19_glyphs(classes, hidden=source.hidden)
     folded, modules = [], list(source.features)
     for module, following in zip(modules, modules[1:] + [None], strict=True):
         if isinstance(module, nn.Conv2d):
