@@ -66,7 +66,7 @@ class Methods(Registry):
 METHODS = Methods("method")
 
 
-def explainer(share: int = 1, share_on_cpu: int = 1) -> Callable:
+def explainer(share: int = 1) -> Callable:
     """Make a method of a function that explains one batch of images.
 
     The function, `(clf, images, classes or None, **settings)`, returns raw maps (n, h, w);
@@ -74,8 +74,8 @@ def explainer(share: int = 1, share_on_cpu: int = 1) -> Callable:
     for a float64 network). A map that is flat or not finite becomes zero and is counted. The
     function runs without a graph, and with the network in eval mode and autocast off.
 
-    share: the batches are 1/share of the classifier's, where one image needs much memory.
-    share_on_cpu: the same on the CPU alone, where less at once stays in its caches; a GPU is to be filled.
+    share: on the CPU the batches are 1/share of the classifier's, where less at once stays in its caches. A GPU
+    is to be filled.
 
     >>> @explainer()
     ... def brightest(clf, images, classes=None, *, batch=None):
@@ -92,8 +92,9 @@ def explainer(share: int = 1, share_on_cpu: int = 1) -> Callable:
             images = clf.prepare(images)
             classes = clf.targets(classes, len(images))
             refuse_nan(images)
-            on_cpu = share_on_cpu if images.device.type == "cpu" else 1
-            n = max(1, clf.full_batch(images.shape[-2:]) // (share * on_cpu))
+            n = clf.full_batch(images.shape[-2:])
+            if images.device.type == "cpu":
+                n = max(1, n // share)
             parts = images.split(n)
             targets = [None] * len(parts) if classes is None else classes.split(n)
             with undisturbed(clf.network), torch.no_grad():

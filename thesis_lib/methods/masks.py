@@ -92,7 +92,7 @@ def score_cam(
 @METHODS.entry(
     "Group-CAM", colour="#CC79A7", line=(0, (3, 1, 1, 1)), source="Zhang et al., arXiv 2103.13859, 2021"
 )
-@explainer(share_on_cpu=4)
+@explainer(share=4)
 @checked(groups=(whole, 1), theta=(number, 0, 100), score=(one_of, "logit", "probability"))
 def group_cam(
     clf: Classifier,

@@ -154,7 +154,7 @@ def group_masks(
 
 
 @METHODS.entry("CAMERAS", colour="#555555", line=(0, (1, 1)), source="Jalwana et al., CVPR 2021")
-@explainer(share_on_cpu=4)
+@explainer(share=4)
 @checked(sizes=(several, whole, 1), gate=(one_of, *GATES))
 def cameras(
     clf: Classifier,
@@ -198,7 +198,7 @@ def cameras(
     line="-",
     source="the thesis, chapter 3; Xiang et al., ICME 2023",
 )
-@explainer(share_on_cpu=4)
+@explainer(share=4)
 @checked(
     groups=(whole, 1),
     theta=(number, 0, 100),
