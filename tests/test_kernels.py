@@ -256,3 +256,27 @@ def test_counting_ends_with_an_exception():
         raise RuntimeError
     count("x", 1)
     assert counts == {"x": 1}
+
+
+def test_batches_are_full_and_every_job_is_in_one():
+    for counts in ([], [0], [5], [3, 0, 2], [1] * 7, [16, 16], [0, 40, 1, 0, 3]):
+        batches = list(kernels.packed(counts, 4))
+        jobs = [(i, k) for part in batches for i, first, last in part for k in range(first, last)]
+        assert jobs == [(i, k) for i, count in enumerate(counts) for k in range(count)]
+        assert all(sum(last - first for _, first, last in part) == 4 for part in batches[:-1])
+
+
+@pytest.mark.parametrize("small, big", [(224, 324), (224, 924), (32, 33), (7, 50), (50, 7)])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_two_matrices_enlarge_as_pytorch_does(small, big, mode):
+    x = torch.rand(2, 3, small, small + 3, dtype=torch.float64)
+    rows, columns = (kernels.interpolation(n, big, mode) for n in x.shape[-2:])
+    theirs = torch.nn.functional.interpolate(x, (big, big), mode=mode)
+    torch.testing.assert_close(rows @ x @ columns.mT, theirs, rtol=0, atol=1e-12)
+
+
+def test_what_is_kept_of_an_interpolation_may_be_used_in_any_mode():
+    kernels.interpolation.cache_clear()
+    with torch.inference_mode():
+        kernels.interpolation(3, 5)
+    (kernels.interpolation(3, 5) @ torch.rand(3, 3, dtype=torch.float64, requires_grad=True)).sum().backward()

@@ -182,6 +182,16 @@ def require(fine: Tensor, error: Callable[[], Exception]) -> None:
         raise error()
 
 
+def is_finite(x: Tensor) -> Tensor:
+    """Whether all of x is finite, a bool on its device: its extremes tell, which is one look at each number.
+
+    >>> from thesis_lib.checks import is_finite
+    >>> [bool(is_finite(torch.tensor([0.0, value]))) for value in (1, float("nan"), float("inf"))]
+    [True, False, False]
+    """
+    return torch.stack(x.aminmax()).isfinite().all() if x.numel() else x.new_ones((), dtype=torch.bool)
+
+
 @contextmanager
 def at_the_end() -> Iterator[None]:
     """Look at all that is required within together, at the end: each look makes a GPU wait.

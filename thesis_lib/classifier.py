@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from thesis_lib.checks import NoSuchOutput, one_of, require, whole
+from thesis_lib.checks import NoSuchOutput, is_finite, one_of, require, whole
 from thesis_lib.compiled import Plan, expecting, forward
 from thesis_lib.counts import count
 from thesis_lib.layers import find_layer, float_tensor, layout, read_maps, undisturbed, write_maps
@@ -476,12 +476,12 @@ def refuse_nan(images: Tensor) -> None:
     ValueError: the images hold NaN or infinity: leave those pictures out
     """
     wrong = "the images hold NaN or infinity: leave those pictures out"
-    require(images.isfinite().all(), lambda: ValueError(wrong))
+    require(is_finite(images), lambda: ValueError(wrong))
 
 
 def _finite(logits):
     wrong = "the network's logits are not finite: check its weights, and that the images are finite and normalised"
-    require(logits.isfinite().all(), lambda: ValueError(wrong))
+    require(is_finite(logits), lambda: ValueError(wrong))
     return logits
 
 

@@ -3,8 +3,9 @@
 Shapes: images (N, 3, H, W), features (N, K, h, w), masks (N, B, H, W), maps (N, H, W).
 """
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,20 +48,26 @@ def blur(images: Tensor, kernel_size: int = 51, sigma: float = 50.0) -> Tensor:
     return gaussian_blur2d(images, (kernel_size, kernel_size), (sigma, sigma), border_type="reflect")
 
 
-def _rounding(maps):
-    """Differences that may be rounding errors in a map: a few units in its maximum's last place.
+def _extremes(maps):
+    """The least and the greatest value of each map (keeping dims)."""
+    low, high = maps.flatten(-2).aminmax(dim=-1)
+    return low[..., None, None], high[..., None, None]
+
+
+def _rounding(low, high):
+    """Differences that may be rounding errors in a map: a few units in its greatest value's last place.
 
     Interpolation leaves them (measured: up to 2.7 units) between pixels that are equal: all over
     a constant map, and at the borders, where pixels beyond the last sample repeat it.
     """
-    return 4 * torch.finfo(maps.dtype).eps * maps.abs().amax((-2, -1), keepdim=True)
+    return 4 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
 def _extent(maps):
     """Minimum and span (keeping dims), and whether a map has a range: finite and not flat."""
-    low = maps.amin((-2, -1), keepdim=True)
-    span = maps.amax((-2, -1), keepdim=True) - low
-    return low, span, span > _rounding(maps)  # NaN and infinity compare false
+    low, high = _extremes(maps)
+    span = high - low
+    return low, span, span > _rounding(low, high)  # NaN and infinity compare false
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -105,7 +112,7 @@ def percentile_denoise(masks: Tensor, theta: float = 70) -> Tensor:
     pixels = masks.flatten(-2)
     k = int(theta * (pixels.shape[-1] - 1) // 100) + 1
     threshold = pixels.kthvalue(k, dim=-1).values[..., None, None]
-    return torch.where(masks <= threshold + _rounding(masks), 0, masks)
+    return torch.where(masks <= threshold + _rounding(*_extremes(masks)), 0, masks)
 
 
 def group_sum(features: Tensor, weights: Tensor, groups: int) -> Tensor:
@@ -134,15 +141,19 @@ def group_sum(features: Tensor, weights: Tensor, groups: int) -> Tensor:
     return torch.cat([larger, block(slice(cut, None), groups - extra, size)], 1)
 
 
-def interpolation(small: int, big: int) -> Tensor:
+@functools.lru_cache(64)
+def interpolation(small: int, big: int, mode: str = "bilinear") -> Tensor:
     """The matrix (big, small) of phi in one direction, float64 on the CPU: phi(x) = rows @ x @ columns.mT.
+
+    mode: as `torch.nn.functional.interpolate` has it.
 
     >>> rows, columns = kernels.interpolation(2, 6).float(), kernels.interpolation(3, 9).float()
     >>> x = torch.rand(1, 1, 2, 3)
     >>> (rows @ x @ columns.mT).allclose(kernels.resize(x, (6, 9)))
     True
     """
-    return F.interpolate(torch.eye(small, dtype=torch.float64)[None], size=big, mode="linear")[0].mT
+    with torch.inference_mode(False):  # what is kept may be asked for in any mode
+        return F.interpolate(torch.eye(small, dtype=torch.float64)[None, None], (big, small), mode=mode)[0, 0]
 
 
 def resized_sum(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
@@ -204,15 +215,55 @@ def masked_scores(
     """
     if alive is None:
         alive = torch.ones(masks.shape[:2], dtype=torch.bool, device=masks.device)
-    owners, slots = alive.nonzero(as_tuple=True)
+    counts = alive.sum(1)
+    slots = (~alive).int().argsort(dim=1, stable=True)  # those of masks that are alive come first
+    owners = torch.arange(len(alive), device=alive.device).repeat_interleave(counts)
+    found, start = [], 0
+    for part in packed(counts.tolist(), batch):
+        inputs = [  # images are not copied for their masks
+            torch.lerp(baselines[i], images[i], prepare(masks[i, slots[i, first:last], None]))
+            for i, first, last in part
+        ]
+        stop = start + sum(map(len, inputs))
+        found.append(score(joined(inputs), owners[start:stop]))
+        start = stop
     scores = images.new_zeros(alive.shape)
-    if not len(owners):  # `split` would give one empty pass
-        return scores
-    for owner, slot in zip(owners.split(batch), slots.split(batch), strict=True):
-        mask = prepare(masks[owner, slot][:, None])
-        inputs = torch.lerp(baselines[owner], images[owner], mask)
-        scores[owner, slot] = score(inputs, owner)
+    if found:
+        scores[alive] = torch.cat(found)
     return scores
+
+
+def packed(counts: Sequence[int], batch: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Jobs of several images in full batches, image by image: for each batch a list of (image, first, last).
+
+    counts: the number of jobs of each image.
+
+    >>> list(kernels.packed([3, 0, 2], batch=4))
+    [[(0, 0, 3), (2, 0, 1)], [(2, 1, 2)]]
+    """
+    part: list[tuple[int, int, int]] = []
+    room = batch
+    for image, jobs in enumerate(counts):
+        first = 0
+        while first < jobs:
+            last = min(jobs, first + room)
+            part.append((image, first, last))
+            room -= last - first
+            first = last
+            if not room:
+                yield part
+                part, room = [], batch
+    if part:
+        yield part
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts of a batch as one tensor; a single one is not copied.
+
+    >>> kernels.joined([torch.zeros(2, 3), torch.ones(1, 3)]).shape
+    torch.Size([3, 3])
+    """
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def rank_pixels(maps: Tensor) -> Tensor:
@@ -265,10 +316,8 @@ def take_windows(images: Tensor, owners: Tensor, corners: Tensor, window: Sequen
     >>> kernels.take_windows(numbered, owners, corners, (2, 2)).tolist()
     [[[[9.0, 10.0], [13.0, 14.0]]]]
     """
-    rows = corners[:, 0, None] + torch.arange(window[0], device=corners.device)
-    columns = corners[:, 1, None] + torch.arange(window[1], device=corners.device)
-    picked = images[owners[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return picked.movedim(-1, 1).contiguous()
+    everywhere = images.unfold(2, window[0], 1).unfold(3, window[1], 1)  # a view: (N, C, y, x, h, w)
+    return everywhere[owners, :, corners[:, 0], corners[:, 1]]
 
 
 def fuse_windows(windows: Tensor, corners: Tensor, size: Sequence[int]) -> Tensor:

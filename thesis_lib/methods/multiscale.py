@@ -17,6 +17,7 @@ from thesis_lib.counts import count
 from thesis_lib.kernels import (
     blur,
     group_sum,
+    interpolation,
     min_max,
     percentile_denoise,
     pixel_mean_weights,
@@ -27,7 +28,7 @@ from thesis_lib.methods.base import METHODS, explainer
 from thesis_lib.methods.masks import mask_weights, weighted_sum
 
 GATES = "prediction", "always"
-CHUNK = 2**22  # elements at full resolution that CAMERAS holds: 16 MB in float32; off the CPU 256
+CHUNK = 2**21  # elements at full resolution that CAMERAS holds: 8 MB in float32; off the CPU 256
 
 
 def scale_sizes(size: Sequence[int], sizes: Sequence[int] | None = None) -> list[tuple[int, ...]]:
@@ -58,7 +59,13 @@ def scaled_inputs(
     """
     own = tuple(images.shape[-2:])
     for size in scale_sizes(own, sizes):
-        yield images if size == own else F.interpolate(images, size, mode=mode)
+        if size == own:
+            yield images
+        elif mode == "bicubic" and images.device.type == "cpu":  # twice as fast as PyTorch's own
+            rows, columns = (interpolation(*ends, mode).to(images) for ends in zip(own, size, strict=True))
+            yield rows @ images @ columns.mT
+        else:
+            yield F.interpolate(images, size, mode=mode)
 
 
 def explain_scales(
@@ -180,7 +187,7 @@ def cameras(
     """
     features, gradients, keep, _ = explain_scales(clf, images, classes, sizes, gate, "bicubic")
     size = images.shape[-2:]
-    room = CHUNK if images.device.type == "cpu" else 16 * CHUNK
+    room = CHUNK if images.device.type == "cpu" else 32 * CHUNK
     chunk = max(1, room // images[:, 0].numel())
     total = torch.zeros_like(images[:, 0])
     for start in range(0, features[0].shape[1], chunk):

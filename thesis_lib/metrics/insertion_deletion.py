@@ -9,7 +9,7 @@ import torch
 from thesis_lib.checks import whole
 from thesis_lib.classifier import Classifier, refuse_nan, resolve_classes
 from thesis_lib.counts import count
-from thesis_lib.kernels import blur, rank_pixels
+from thesis_lib.kernels import blur, joined, packed, rank_pixels
 from thesis_lib.layers import runs_undisturbed
 from thesis_lib.metrics.base import METRICS, Column, Rounds
 
@@ -80,20 +80,23 @@ def insertion_deletion(
     classes = resolve_classes(classes, probabilities)
     intact = probabilities.gather(1, classes.unsqueeze(1))
     canvas = clf.scores(blurred, classes, "probability").unsqueeze(1)
-    ranks = rank_pixels(maps).view(n, 1, height, width)
+    ranks = rank_pixels(maps).int().view(n, height, width)
 
     # Every frame between the end points is one job: (image, insertion or deletion, point). Frames
     # are composed batch by batch, so that the batches are full and no other frame is in memory.
-    inner = counts[1:-1].repeat(2)
-    jobs = torch.arange(n * len(inner), device=clf.device)
-    scores = []
-    with clf.compiled(len(jobs), (height, width)):
-        for batch in jobs.split(clf.batch):
-            image, frame = batch // len(inner), batch % len(inner)
-            strong = ranks[image] < inner[frame].view(-1, 1, 1, 1)
-            deleting = (frame >= len(inner) // 2).view(-1, 1, 1, 1)
-            frames = torch.where(strong ^ deleting, images[image], blurred[image])
-            scores.append(clf.scores(frames, classes[image], "probability"))
+    inner = counts[1:-1].int().repeat(2).view(-1, 1, 1, 1)
+    deleting = torch.arange(len(inner), device=clf.device).view(-1, 1, 1, 1) >= len(inner) // 2
+
+    def frames(image, first, last):
+        strong = ranks[image] < inner[first:last]
+        return torch.where(strong ^ deleting[first:last], images[image], blurred[image])
+
+    scores: list[torch.Tensor] = []
+    owners = classes.repeat_interleave(len(inner)).split(clf.batch)
+    with clf.compiled(n * len(inner), (height, width)):
+        for part, owner in zip(packed([len(inner)] * n, clf.batch), owners, strict=True):
+            batch = joined([frames(*some) for some in part])
+            scores.append(clf.scores(batch, owner, "probability"))
     inserted, deleted = torch.cat(scores).view(n, 2, -1).unbind(1)
 
     insertion = torch.cat([canvas, inserted, intact], 1)
