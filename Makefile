@@ -26,7 +26,7 @@ book: .venv/.installed  ## execute what changed, render the pages (CONFIG=config
 
 test: .venv/.installed  ## style, unit tests, notebook lint, then every notebook against its stored outputs
 	@echo "style, unit tests, notebook lint, pages"
-	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 	@echo "executing the notebooks against their stored outputs"
 	@# Two at a time, a thread each, as above: on two cores faster than one at a time.
 	@echo notebooks/*.ipynb | IPYTHONDIR="$(CURDIR)/_build/ipython" OMP_NUM_THREADS=1 xargs -n 1 -P 2 \

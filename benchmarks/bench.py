@@ -454,6 +454,7 @@ def scaling(bench):
     points += [("size", side, clf, bench.pictures(4, side)) for side in (112, 168, 224, 336, 448)]
     points += [("pictures", n, clf, bench.pictures(n)) for n in (1, 4, 16, 32)]
     points += [("channels", n, of_width(bench, n), bench.pictures(8)) for n in (64, 256, 512, 1024, 2048)]
+    points = points[::5] if bench.quick else points
     for axis, at, some, x in points:
         facts = {
             "network": "vgg19_glyphs" if axis != "channels" else "three convolutions",

@@ -16,6 +16,8 @@ for package in ("pytorch_grad_cam", "torchcam", "captum", "quantus"):
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import bench  # noqa: E402
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture
 def small(monkeypatch):

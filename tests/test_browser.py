@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.minutes
+
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 420, "height": 860}

@@ -16,6 +16,8 @@ from thesis_lib.classifier import Classifier
 from thesis_lib.runs import files, key
 from thesis_lib.runs.evaluate import evaluate
 
+pytestmark = pytest.mark.minutes
+
 distributed = pytest.importorskip("distributed", reason="needs the extra `cluster`")
 
 

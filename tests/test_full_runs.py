@@ -16,6 +16,8 @@ import thesis_lib as tl
 from thesis_lib.data import subsets
 from thesis_lib.data.models import NETWORKS, read_weights
 
+pytestmark = pytest.mark.minutes
+
 ROOT = Path(__file__).resolve().parent.parent
 SCENES = {"voc": trees.voc, "coco": trees.coco}
 DATASETS = {"voc": "voc2007", "coco": "coco2014"}

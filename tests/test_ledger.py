@@ -18,6 +18,8 @@ import pytest
 from thesis_lib.pages import evidence, ledger
 from thesis_lib.runs.record import PLAN, tables
 
+pytestmark = pytest.mark.minutes
+
 ROOT = Path(__file__).resolve().parent.parent
 LEDGER = ledger.read()
 EQUATIONS = [*(f"3-eq-{n}" for n in range(1, 14)), *(f"4-eq-{n}" for n in range(1, 19))]

@@ -22,6 +22,8 @@ from test_runs import METHODS_HERE, Pictures, classifier
 from thesis_lib.runs import files
 from thesis_lib.runs.evaluate import evaluate, load_rows
 
+pytestmark = pytest.mark.minutes
+
 PICTURES = 80
 # Forked from a process that has imported all that is slow and computed nothing: fast, and safe.
 processes = multiprocessing.get_context("forkserver")

@@ -15,6 +15,8 @@ from torch import nn
 import thesis_lib as tl
 from thesis_lib.runs.files import commit
 
+pytestmark = pytest.mark.minutes
+
 SMALL = 30e6  # parameters of a network that takes seconds
 TOLERANCE = 1e-3  # of a map in [0, 1]
 SHALLOW = 50  # percent of the modules: a layer before them is no summary of what the network sees

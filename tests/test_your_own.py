@@ -22,6 +22,8 @@ import book
 from thesis_lib.data.models import load_classifier
 from thesis_lib.pages.parameters import declared
 
+pytestmark = pytest.mark.minutes
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks/A_4_your_own.ipynb"
 CELLS = book.code_cells(nbformat.read(NOTEBOOK, as_version=4))
