@@ -163,7 +163,6 @@ NETWORKS["vit_glyphs_scenes"] = Network(
 )  # fmt: skip
 
 
-# The cut-outs' networks have the same build, and ImageNet's names for their 51 classes.
 def vgg19_cutouts(classes: int = 51, batch_norm: bool = False, hidden: int = 128) -> nn.Module:
     """`vgg19_glyphs` for the classes of the cut-outs.
 
@@ -171,6 +170,12 @@ def vgg19_cutouts(classes: int = 51, batch_norm: bool = False, hidden: int = 128
     51
     """
     return vgg19_glyphs(classes, batch_norm, hidden)
+
+
+NETWORKS["vgg19_cutouts"] = Network(
+    "VGG19 at an eighth of its width, of cut-outs", "convolutional", "cutouts", vgg19_cutouts,
+    WEIGHTS / "vgg19_cutouts.safetensors", licence="GPL-2",
+)  # fmt: skip
 
 
 def vit_cutouts(classes: int = 51) -> VisionTransformer:

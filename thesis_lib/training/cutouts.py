@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from thesis_lib.data import cutouts
-from thesis_lib.data.models import NETWORKS, WEIGHTS, load_classifier, vgg19_cutouts, vit_cutouts
+from thesis_lib.data.models import WEIGHTS, load_classifier, vgg19_cutouts, vit_cutouts
 from thesis_lib.training.embedded import AnySize, Curves, fold_batch_norm
 from thesis_lib.training.train import save_weights, train
 
@@ -98,12 +98,12 @@ def train_vits(folder: Path, weights: Path, pictures: int, scenes: int, seed: in
 
 
 def save(network: nn.Module, weights: Path, name: str) -> None:
-    """Save what was trained as `name`, a key of NETWORKS, where `load_classifier` finds it, in half precision,
-    which is enough for weights."""
+    """Save what was trained as `name` where `load_classifier` finds it, in half precision, which is enough for
+    weights."""
     save_weights(
         copy.deepcopy(network).half(), weights / f"{name}.safetensors",
         architecture=name.removesuffix("_scenes"), categories=cutouts.categories(),
-        activation="sigmoid" if NETWORKS[name].multi_label else "softmax",
+        activation="sigmoid" if name.endswith("_scenes") else "softmax",
     )  # fmt: skip
 
 
