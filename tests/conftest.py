@@ -51,7 +51,10 @@ def browser():
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take minutes come first, so that two processes end together. Coverage looks at the first case of each test only: to trace them all takes a third more time."""
+    """Files that take minutes come first, so that two processes end together.
+
+    Coverage looks at the first case of each test only: to trace them all takes a third more time.
+    """
     items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
     seen = set()
     for item in items:

@@ -3,9 +3,7 @@
 python -m thesis_lib.training.cutouts            # all of them, some hours on 2 cores
 """
 
-import argparse
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import nn
 
 from thesis_lib.data import cutouts
 from thesis_lib.data.models import WEIGHTS, load_classifier, vgg19_cutouts, vit_cutouts
-from thesis_lib.training.embedded import AnySize, Curves, fold_batch_norm
+from thesis_lib.training.embedded import AnySize, Curves, fold_batch_norm, main, train_and_record
 from thesis_lib.training.train import save_weights, train
 
 HELD_OUT = 612  # pictures of unseen backgrounds, twelve a class
@@ -85,7 +83,6 @@ def train_vits(folder: Path, weights: Path, pictures: int, scenes: int, seed: in
         bf16=bf16, teacher=teacher, checkpoint=folder / "6.pt", held_out=held_out,
     )  # fmt: skip
     save(network, weights, "vit_cutouts")
-    network = copy.deepcopy(network)
     del pixels, labels
     held_out = cutouts.training_arrays(HELD_OUT, "scenes", "validation", seed)
     pixels, labels = cutouts.training_arrays(scenes, "scenes", "train", seed)
@@ -120,22 +117,11 @@ def train_networks(
 
     Checkpoints go to `folder`; a "vit" learns from the "cnn" that is in `weights`.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    curves = {"cnn": train_cnns, "vit": train_vits}[family](folder, weights, pictures, scenes, seed, bf16)
-    record = {
-        "command": f"python -m thesis_lib.training.cutouts {family}{' --bf16' if bf16 else ''}",
-        "seed": seed, "pictures": pictures, "scenes": scenes, "torch": torch.__version__,
-        "threads": torch.get_num_threads(), "curves": curves,
-    }  # fmt: skip
-    (weights / f"training_cutouts_{family}.json").write_text(json.dumps(record, indent=1) + "\n")
+    families = {"cnn": train_cnns, "vit": train_vits}
+    command = f"python -m thesis_lib.training.cutouts {family}"
+    record = f"training_cutouts_{family}.json"
+    train_and_record(families[family], command, record, folder, weights, pictures, scenes, seed, bf16)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("families", nargs="*", default=["cnn", "vit"], help="cnn, vit; both")
-    parser.add_argument("--checkpoints", default="_build/training", help="folder for checkpoints")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 convolutions, see train()")
-    arguments = parser.parse_args()
-    for family in arguments.families:
-        train_networks(family, arguments.checkpoints, bf16=arguments.bf16)
+    main(__doc__.splitlines()[0], train_networks)

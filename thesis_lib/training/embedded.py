@@ -6,6 +6,7 @@ python -m thesis_lib.training.embedded            # all of them, two hours on 2 
 import argparse
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,22 +164,45 @@ def train_embedded(
 
     Checkpoints go to `folder`; a "vit" learns from the "cnn" that is in `weights`.
     """
+    families = {"cnn": train_cnns, "vit": train_vits}
+    command = f"python -m thesis_lib.training.embedded {family}"
+    record = f"training_{family}.json"
+    train_and_record(families[family], command, record, folder, weights, pictures, scenes, seed, bf16)
+
+
+def train_and_record(
+    train_family: Callable[..., Curves],
+    command: str,
+    record: str,
+    folder: str | Path,
+    weights: Path,
+    pictures: int,
+    scenes: int,
+    seed: int,
+    bf16: bool,
+) -> None:
+    """Train with checkpoints in `folder`, and write the curves, and what they were made by, as `record` in `weights`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    curves = {"cnn": train_cnns, "vit": train_vits}[family](folder, weights, pictures, scenes, seed, bf16)
-    record = {
-        "command": f"python -m thesis_lib.training.embedded {family}{' --bf16' if bf16 else ''}",
+    facts = {
+        "command": command + (" --bf16" if bf16 else ""),
         "seed": seed, "pictures": pictures, "scenes": scenes, "torch": torch.__version__,
-        "threads": torch.get_num_threads(), "curves": curves,
+        "threads": torch.get_num_threads(),
+        "curves": train_family(folder, weights, pictures, scenes, seed, bf16),
     }  # fmt: skip
-    (weights / f"training_{family}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (weights / record).write_text(json.dumps(facts, indent=1) + "\n")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(description: str, train_one: Callable[..., None]) -> None:
+    """The command line of a module that trains families of networks."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("families", nargs="*", default=["cnn", "vit"], help="cnn, vit; both")
     parser.add_argument("--checkpoints", default="_build/training", help="folder for checkpoints")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 convolutions, see train()")
     arguments = parser.parse_args()
     for family in arguments.families:
-        train_embedded(family, arguments.checkpoints, bf16=arguments.bf16)
+        train_one(family, arguments.checkpoints, bf16=arguments.bf16)
+
+
+if __name__ == "__main__":
+    main(__doc__.splitlines()[0], train_embedded)
