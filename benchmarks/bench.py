@@ -85,7 +85,7 @@ class Bench:
     def network(self, name, bf16=None):
         key = name, self.bf16 if bf16 is None else bf16
         if key not in self.networks:
-            weights = None if name.endswith("_glyphs") else "random"
+            weights = None if name.endswith("_cutouts") else "random"
             clf = tl.load_classifier(name, weights, device=self.device, bf16=key[1]).with_compile(False)
             if name == "vgg19":  # as trained weights do, keep activations in range and units alive
                 gain = {"nonlinearity": "relu"}
@@ -176,7 +176,7 @@ def score_cam(bench):
     from pytorch_grad_cam import ScoreCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    for name, n in bench.sizes(("vgg19_glyphs", 8), ("vgg19", 1), ("resnet50", 1), (LITE0, 1)):
+    for name, n in bench.sizes(("vgg19_cutouts", 8), ("vgg19", 1), ("resnet50", 1), (LITE0, 1)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
         layer = clf.network.get_submodule(clf.layer)
@@ -200,11 +200,11 @@ def score_cam(bench):
             "score_cam": lambda: tl.METHODS["score_cam"](clf, x, c),
             "score_cam, compiled": lambda: tl.METHODS["score_cam"](clf.with_compile("always"), x, c),
         }
-        if name == "vgg19_glyphs" or bench.gpu:  # there, each of them would take minutes
+        if name == "vgg19_cutouts" or bench.gpu:  # there, each of them would take minutes
             contestants["score_cam, torchcam"] = torchcam_map
             contestants["score_cam, pytorch-grad-cam"] = jacobgil_map
         yield (
-            {"network": name, "pictures": n, "passes": needed, "long": name != "vgg19_glyphs"},
+            {"network": name, "pictures": n, "passes": needed, "long": name != "vgg19_cutouts"},
             contestants,
         )
 
@@ -216,7 +216,7 @@ def multiscale(bench):
     All sizes count: a network with random weights predicts another class at each, and line 6 of
     Algorithm 1 would spare the literal version all but one of its backward passes.
     """
-    for name, n in bench.sizes(("vgg19_glyphs", 2), ("vgg19", 1)):
+    for name, n in bench.sizes(("vgg19_cutouts", 2), ("vgg19", 1)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
         forward = oracle.Forward(clf.network, clf.layer, torch.float32, device=bench.device)
@@ -255,7 +255,7 @@ def multiscale(bench):
 @case
 def enhancer(bench):
     """Grad-CAM in nine windows: one map and one score for each, and a map of the whole."""
-    for name, n in bench.sizes(("vgg19_glyphs", 8), ("vgg19", 2)):
+    for name, n in bench.sizes(("vgg19_cutouts", 8), ("vgg19", 2)):
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         c = clf.predict(x)
         enhanced = tl.enhance("grad_cam")
@@ -384,7 +384,7 @@ def quantus_curve(clf, x, maps, classes):
 @case
 def curves(bench):
     """Insertion and deletion, 113 points each: 224 passes a picture."""
-    for name, n in bench.sizes(("vgg19_glyphs", 4), ("vgg19", 1), ("resnet50", 1), (LITE0, 1)):
+    for name, n in bench.sizes(("vgg19_cutouts", 4), ("vgg19", 1), ("resnet50", 1), (LITE0, 1)):
         clf, x = bench.network(name), bench.pictures(n)
         c = clf.predict(x)
         maps = tl.METHODS["grad_cam"](clf, x, c)
@@ -449,7 +449,7 @@ def growing(clf, x):
 @case
 def scaling(bench):
     """How cost grows: over batch, size, pictures and channels, and over MSG-CAM's groups and the windows."""
-    clf = bench.network("vgg19_glyphs")
+    clf = bench.network("vgg19_cutouts")
     points = [("batch", n, clf.with_batch(n), bench.pictures(8)) for n in (1, 2, 4, 8, 16, 32)]
     points += [("size", side, clf, bench.pictures(4, side)) for side in (112, 168, 224, 336, 448)]
     points += [("pictures", n, clf, bench.pictures(n)) for n in (1, 4, 16, 32)]
@@ -457,7 +457,7 @@ def scaling(bench):
     points = points[::5] if bench.quick else points
     for axis, at, some, x in points:
         facts = {
-            "network": "vgg19_glyphs" if axis != "channels" else "three convolutions",
+            "network": "vgg19_cutouts" if axis != "channels" else "three convolutions",
             "pictures": len(x),
         }
         for who, (needed, work, method) in growing(some, x).items():
@@ -481,7 +481,14 @@ def scaling(bench):
         needed = counts["forward images"] + larger
         who = "msg_cam" if axis == "groups" else "grad_cam enhanced"
         yield (
-            {"network": "vgg19_glyphs", "pictures": 4, "passes": needed, "axis": axis, "at": at, "work": who},
+            {
+                "network": "vgg19_cutouts",
+                "pictures": 4,
+                "passes": needed,
+                "axis": axis,
+                "at": at,
+                "work": who,
+            },
             {"bare passes": partial(bare, clf, passes(clf, x, round(needed))), who: method},
         )
 
@@ -508,7 +515,7 @@ def compiled(clf, x, n):
 @case
 def floor(bench):
     """The bare passes themselves, as they could be run."""
-    for name, n in bench.sizes(("vgg19_glyphs", 64), ("vgg19", 16)):
+    for name, n in bench.sizes(("vgg19_cutouts", 64), ("vgg19", 16)):
         n = 512 if bench.gpu else n
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         low = bench.network(name, bf16=True)
@@ -539,7 +546,7 @@ def floor(bench):
                     bare(low, passes(low, x, n))
 
             contestants["bfloat16, algorithms chosen by trial"] = chosen
-        if name == "vgg19_glyphs" or bench.gpu:
+        if name == "vgg19_cutouts" or bench.gpu:
             what, run = compiled(clf, x, n)
             contestants[what] = run
         if bench.gpu:
@@ -560,7 +567,7 @@ def peak(bench):
     for bf16 in (False, True):
         kind = torch.bfloat16 if bf16 else torch.float32
         a, b = (torch.randn(n, n, device=bench.device, dtype=kind) for _ in range(2))
-        for (name,) in bench.sizes(("vgg19_glyphs",), ("vgg19",)):
+        for (name,) in bench.sizes(("vgg19_cutouts",), ("vgg19",)):
             clf, x = bench.network(name, bf16=bf16), bench.pictures(1)
             with FlopCounterMode(display=False) as count:
                 bare(clf, [(1, x)])
@@ -578,7 +585,7 @@ def peak(bench):
 def all_methods(bench):
     """The thesis's methods and both curves for one picture: what table 3-2 costs."""
     names = tl.METHODS.convolutional
-    for name, n in (("vgg19", 8),) if bench.gpu else (("vgg19_glyphs", 1),):
+    for name, n in (("vgg19", 8),) if bench.gpu else (("vgg19_cutouts", 1),):
         clf, x = bench.network(name), bench.pictures(n)
         c = clf.predict(x)
         contestants = {}
@@ -600,8 +607,8 @@ def precision(device="cpu", pictures=64, step=1792):
     """What bfloat16 changes: rows of over-all scores in both types, and rank correlations of maps."""
     from thesis_lib.data.registry import open_dataset
 
-    clf, low = (tl.load_classifier("vgg19_glyphs", device=device, bf16=b) for b in (False, True))
-    data, rows = open_dataset("glyphs"), []
+    clf, low = (tl.load_classifier("vgg19_cutouts", device=device, bf16=b) for b in (False, True))
+    data, rows = open_dataset("cutouts"), []
     for start in range(0, pictures, 8):
         samples = [data[i] for i in range(start, min(start + 8, pictures))]
         x = clf.normalise(torch.stack([s.pixels for s in samples]).to(clf.device))
@@ -614,7 +621,7 @@ def precision(device="cpu", pictures=64, step=1792):
             ]
             ranks = similarity(exact, rough)[0].tolist()
             for sample, a, b, r in zip(samples, *scores, ranks, strict=True):
-                rows.append({"case": "precision", "network": "vgg19_glyphs", "contestant": name,
+                rows.append({"case": "precision", "network": "vgg19_cutouts", "contestant": name,
                              "picture": sample.id, "overall": a, "overall_bf16": b, "spearman": r})  # fmt: skip
     return rows
 
@@ -737,7 +744,7 @@ def main():
     if "precision" in wanted:
         place.add(precision(arguments.device))
     if "memory" in wanted:
-        for (network,) in bench.sizes(("vgg19_glyphs",), ("vgg19",)):
+        for (network,) in bench.sizes(("vgg19_cutouts",), ("vgg19",)):
             for who in ("bare passes", "grad_cam", "cameras", "msg_cam"):
                 row = {"case": "memory", "network": network, "pictures": 1, "contestant": who, "round": 0}
                 place.add([row | {"megabytes": peak_memory(bench, network, who)}])

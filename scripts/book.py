@@ -263,6 +263,8 @@ def run(notebook, path, partial):
     long = is_long(notebook)
     partial.parent.mkdir(parents=True, exist_ok=True)
     os.environ["TQDM_DISABLE"] = "" if long else "1"  # the kernel inherits it
+    # Where there is a compiler of CUDA's and no GPU, PyTorch says so in the middle of a page.
+    os.environ.setdefault("TORCH_LOGS", "-torch.utils.cpp_extension")
     try:
         executed = papermill.execute_notebook(
             copy.deepcopy(notebook),

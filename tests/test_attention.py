@@ -189,20 +189,20 @@ def test_a_vit_that_is_changed_after_its_first_explanation_is_refused(name, netw
 
 
 def test_one_head_less_is_another_network():
-    """One of four, in one of six blocks, which moves the logits by 1 % of the largest."""
-    clf = tl.load_classifier("vit_glyphs", device="cpu")
-    x = clf.normalise(tl.open_dataset("glyphs")[4].pixels[None])
+    """One of four, in one of six blocks, which moves the logits by 2 % of the largest."""
+    clf = tl.load_classifier("vit_cutouts", device="cpu")
+    x = clf.normalise(tl.open_dataset("cutouts")[4].pixels[None])
     before = clf.logits(x)
     tl.METHODS["attention_rollout"](clf, x)
-    block = clf.network.encoder.layers[4]
+    block = clf.network.encoder.layers[3]
     mixing = block.self_attention.out_proj.weight
-    weight, bias = mixing[:, 96:].detach().clone(), torch.zeros(mixing.shape[0])
-    mixed = open_vit.open_vit(clf, x).states[4].mixed[..., 96:].detach()
+    weight, bias = mixing[:, 32:64].detach().clone(), torch.zeros(mixing.shape[0])
+    mixed = open_vit.open_vit(clf, x).states[3].mixed[..., 32:64].detach()
     block.self_attention.register_forward_hook(
         lambda module, args, out: (out[0] - torch.nn.functional.linear(mixed, weight, bias), *out[1:])
     )
     moved = (clf.logits(x) - before).abs().max() / before.abs().max()
-    assert 0.005 < moved < 0.02
+    assert 0.01 < moved < 0.03
     with pytest.raises(ValueError, match="not a plain ViT"):
         tl.METHODS["attention_rollout"](clf, x)
 

@@ -25,7 +25,7 @@ def small(monkeypatch):
 
     def network(self, name, bf16=None):
         if name == "vit_b_16":
-            return tl.load_classifier("vit_glyphs")
+            return tl.load_classifier("vit_cutouts")
         made = networks.random_network(networks.Plain, 0).requires_grad_(True)
         bf16 = self.bf16 if bf16 is None else bf16
         return tl.Classifier(made.to(torch.bfloat16 if bf16 else None), networks.Plain.layer)

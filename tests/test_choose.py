@@ -63,7 +63,7 @@ def test_variants_share_their_base_and_its_settings():
     ]  # fmt: skip
     assert methods["msg_cam"].func is tl.METHODS["msg_cam"]
     assert methods["msg_cam"].keywords == {"sizes": [224]} and not methods["grad_cam"].keywords
-    clf = tl.load_classifier("vgg19_glyphs", device="cpu")
+    clf = tl.load_classifier("vgg19_cutouts", device="cpu")
     images = torch.rand(1, 3, 32, 32, generator=torch.manual_seed(0))
     enhanced = tl.enhance("grad_cam", 24, 8, None)(clf, images, 3)
     assert torch.equal(methods["grad_cam enhanced"](clf, images, 3), enhanced)

@@ -66,8 +66,8 @@ def test_gradients_of_the_tail_equal_back_propagation_through_everything(family,
 
 
 def test_a_network_in_bfloat16_takes_and_gives_float32():
-    clf, x = tl.load_classifier("vgg19_glyphs", device="cpu"), images(4, 224, 224)
-    low = tl.load_classifier("vgg19_glyphs", device="cpu", bf16=True)
+    clf, x = tl.load_classifier("vgg19_cutouts", device="cpu"), images(4, 224, 224)
+    low = tl.load_classifier("vgg19_cutouts", device="cpu", bf16=True)
     assert {p.dtype for p in low.network.parameters()} == {torch.bfloat16}
     pair = low.features_and_gradients(x, 3), clf.features_and_gradients(x, 3)
     for ours, exact in zip(*pair, strict=True):
@@ -78,7 +78,7 @@ def test_a_network_in_bfloat16_takes_and_gives_float32():
         ours, exact = (tl.METHODS[name](c, x[:1], 3) for c in (low, clf))
         assert ours.dtype == torch.float32 and (ours - exact).abs().mean() < 0.02
     with pytest.raises(ValueError, match="bfloat16"):
-        vit = tl.load_classifier("vit_glyphs", device="cpu", bf16=True)
+        vit = tl.load_classifier("vit_cutouts", device="cpu", bf16=True)
         tl.METHODS["transformer_attribution"](vit, x)
     assert tl.METHODS["grad_cam"](vit, x).isfinite().all()
 

@@ -151,7 +151,7 @@ def test_without_a_compiler_nothing_is_said(made, monkeypatch, recwarn):
 
 
 def test_a_few_pictures_stay_eager(made):
-    clf, x = tl.load_classifier("vgg19_glyphs", device="cpu"), images(2, 224, 224)
+    clf, x = tl.load_classifier("vgg19_cutouts", device="cpu"), images(2, 224, 224)
     maps = tl.METHODS["group_cam"](clf, x, 3, groups=8)
     tl.insertion_deletion(clf, x, maps, step=896)
     assert clf.compile is True and not made

@@ -2,10 +2,12 @@
 
 import json
 import pickle
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cutouts as script
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ import trees
 from PIL import Image
 
 import thesis_lib as tl
-from thesis_lib.data import REPOSITORY, datasets, glyphs, layouts, models, registry
+from thesis_lib.data import REPOSITORY, cutouts, datasets, layouts, models, registry
 from thesis_lib.data.registry import open_dataset
 from thesis_lib.registry import UnknownName
 
@@ -21,68 +23,35 @@ from thesis_lib.registry import UnknownName
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A small benchmark in the three real layouts."""
-    root = tmp_path_factory.mktemp("glyphs")
-    glyphs.write(root, singles=20, voc=6, coco=6)
+    root = tmp_path_factory.mktemp("cutouts")
+    script.write_pictures(root, singles=20, voc=6, coco=6, occurrences=6)
     return root
 
 
-def test_a_picture_is_a_function_of_its_name():
-    one, two = glyphs.draw(0, "test", 3), glyphs.draw(0, "test", 3)
-    assert np.array_equal(one[0], two[0]) and one[1] == two[1] == [3]
-    others = [(1, "test", 3), (0, "train", 3), (0, "validation", 3), (0, "test", 23)]
-    for other in others:
-        assert not np.array_equal(one[0], glyphs.draw(*other)[0])
-
-
-def test_masks_hold_the_object_and_only_it():
-    plain = glyphs._background(np.random.default_rng([0, 2, 1, 3]), "test")
-    pixels, _, (mask,) = glyphs.draw(0, "test", 3)
-    change = np.abs(pixels / 255 - plain).mean(-1)
-    assert change[mask].mean() > 5 * change[~mask].mean()
-    assert mask.any() and not mask.all()
-
-
-def test_every_class_has_a_glyph_of_its_own():
-    shapes = {glyphs._pictograph(np.random.default_rng(0), c).tobytes() for c in glyphs.CLASSES.values()}
-    assert len(shapes) == 20  # a missing character would draw the same empty box for two classes
-
-
-def test_scene_objects_do_not_overlap():
-    for index in range(20):
-        _, classes, masks = glyphs.draw(0, "test", index, objects=3)
-        assert 1 <= len(classes) == len(masks) <= 3
-        assert sum(mask.astype(int) for mask in masks).max() == 1
-
-
-def test_training_backgrounds_and_test_backgrounds_are_disjoint(monkeypatch):
-    """Left halves for training, right halves for the others."""
-    ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (256, 1))).convert("RGB")
-    monkeypatch.setattr(glyphs, "_photograph", lambda name: ramp)
-    for i in range(10):
-        scale = [np.random.default_rng(i) for _ in range(2)]
-        train = glyphs._background(scale[0], "train").max()
-        test = glyphs._background(scale[1], "test").max()
-        assert train < test
-
-
-@pytest.mark.parametrize("index", [0, 7, 100, 319])
+@pytest.mark.parametrize("index", [0, 7, 100, 203])
 def test_the_committed_split_is_what_the_seed_draws(index):
-    dataset = open_dataset("glyphs")
-    assert len(dataset) == 320
+    dataset = open_dataset("cutouts")
+    assert len(dataset) == 204
     sample = dataset[index]
-    pixels, (label,), (mask,) = glyphs.draw(0, "test", index)
+    picture = cutouts.compose(cutouts.draw(index, "singles", "test"))
+    (label,), (mask,) = picture.classes, picture.masks
     assert sample.classes == (label,)
     assert np.array_equal(sample.pixel_masks[label].numpy(), mask)
-    difference = sample.pixels.permute(1, 2, 0).numpy() - pixels / 255
+    difference = sample.pixels.permute(1, 2, 0).numpy() - picture.pixels / 255
     assert np.abs(difference).mean() < 0.03  # JPEG
 
 
 def test_voc_and_coco_layouts_give_boxes_and_masks_back(tree):
-    for name, folder, first in (("glyphs_scenes", "", 0), ("glyphs_scenes_coco", "coco", 100_000)):
+    for name, folder, kind, first in (
+        ("cutouts_scenes", "", "scenes", 0),
+        ("cutouts_scenes_coco", "coco", "scenes", 1001),
+        ("cutouts_occurrences", "occurrences", "occurrences", 2001),
+    ):
         dataset = open_dataset(name, tree / folder)
-        assert len(dataset) == 6 and dataset.categories == list(glyphs.CLASSES)
+        assert len(dataset) == 6 and dataset.categories == cutouts.categories()
         for i in range(6):
-            sample, (_, classes, masks) = dataset[i], glyphs.draw(0, "test", first + i, 3)
+            sample, picture = dataset[i], cutouts.compose(cutouts.draw(first + i, kind, "test"))
+            classes, masks = picture.classes, picture.masks
             assert sample.classes == tuple(sorted(set(classes)))
             for c in sample.classes:
                 union = np.any([m for k, m in zip(classes, masks, strict=True) if k == c], 0)
@@ -96,18 +65,26 @@ def test_voc_and_coco_layouts_give_boxes_and_masks_back(tree):
 
 
 def test_masks_follow_a_resized_picture(tree):
-    whole = datasets.VOC2007(tree, categories=glyphs.CLASSES)[0]
-    small = datasets.VOC2007(tree, size=112, categories=glyphs.CLASSES)[0]
+    whole = datasets.VOC2007(tree, categories=cutouts.categories())[0]
+    small = datasets.VOC2007(tree, size=112, categories=cutouts.categories())[0]
     assert small.pixels.shape == (3, 112, 112)
     for c in whole.classes:
         share, expected = (d.masks[c].float().mean().item() for d in (small, whole))
         assert share == pytest.approx(expected, abs=0.02)
 
 
-def test_imagenet_indices_are_sorted_folders(tree):
-    dataset = datasets.ImageNet(tree / "ILSVRC2012", size=64)
-    assert dataset.categories[1] == "01_anchor"
+@pytest.mark.parametrize("called", ["by WNID", "by number"])
+def test_imagenet_indices_are_sorted_folders(tree, tmp_path, called):
+    """Whatever the folders are called; their masks go with them."""
+    folders = list(cutouts.classes().items())[:20]
+    names = [wnid if called == "by WNID" else f"{k:02d}_{name}" for k, (wnid, name) in enumerate(folders)]
+    for part in ("val", "masks"):
+        for (wnid, _), name in zip(folders, names, strict=True):
+            shutil.copytree(tree / f"ILSVRC2012/{part}/{wnid}", tmp_path / part / name)
+    dataset = datasets.ImageNet(tmp_path, size=64)
+    assert dataset.categories == names and names[1] in ("n01514859", "01_hen")
     assert dataset[1].classes == (1,) and dataset[1].pixels.shape == (3, 64, 64)
+    assert dataset[1].pixel_masks[1].any()
     assert dataset.ids == sorted(dataset.ids)
 
 
@@ -135,16 +112,16 @@ def test_missing_folders_say_what_to_do(tmp_path):
             make(tmp_path)
     with pytest.raises(FileNotFoundError, match="no picture"):
         datasets.Folder(tmp_path)
-    with pytest.raises(ValueError, match="glyphs_scenes_coco"):
-        open_dataset("glyphs_pairs")
+    with pytest.raises(ValueError, match="cutouts_scenes_coco"):
+        open_dataset("cutouts_pairs")
 
 
 def test_difficult_objects_as_torchray_treats_them(tmp_path):
-    glyphs.write_voc(tmp_path, 3)
+    script.write_voc(tmp_path, 3)
     file = tmp_path / "VOCdevkit/VOC2007/Annotations/000001.xml"
-    before = open_dataset("glyphs_scenes", tmp_path)[0].classes
+    before = open_dataset("cutouts_scenes", tmp_path)[0].classes
     file.write_text(file.read_text().replace("<difficult>0", "<difficult>1", 1))
-    after = open_dataset("glyphs_scenes", tmp_path)[0].classes
+    after = open_dataset("cutouts_scenes", tmp_path)[0].classes
     assert len(after) == len(before) - 1
 
 
@@ -171,7 +148,7 @@ def test_networks_say_what_they_are():
 
 
 def test_unknown_network_suggests_names():
-    for name, meant in (("vgg19_glyph", "vgg19_glyphs"), ("vgg91", "vgg19"), ("resnet_18", "resnet18")):
+    for name, meant in (("vgg19_cutout", "vgg19_cutouts"), ("vgg91", "vgg19"), ("resnet_18", "resnet18")):
         with pytest.raises(UnknownName, match=f"no network is called '{name}'; did you mean.* {meant}[ ?]"):
             tl.load_classifier(name)
     with pytest.raises(ValueError, match="see torchvision.models"):
@@ -226,7 +203,7 @@ def test_bad_weights_are_refused(tmp_path):
             tl.load_classifier("squeezenet1_1", tmp_path / name)
     torch.save(state, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="does not fit"):
-        tl.load_classifier("vgg19_glyphs", tmp_path / "other.pt")
+        tl.load_classifier("vgg19_cutouts", tmp_path / "other.pt")
     state = {k: v.clone() for k, v in state.items()}
     state["features.0.bias"][0] = float("nan")
     torch.save(state, tmp_path / "nan.pt")
@@ -247,7 +224,7 @@ def test_missing_imagenet_weights_say_what_to_do(monkeypatch):
 
 
 def test_datasets_by_name(tree):
-    assert len(open_dataset("glyphs")) == 320
+    assert len(open_dataset("cutouts")) == 204
     assert len(open_dataset("imagenet", tree / "ILSVRC2012")) == 20
     with pytest.raises(ValueError, match="voc2007"):
         open_dataset("voc")

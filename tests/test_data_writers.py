@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, features
 from pycocotools import mask as coco_mask
 
-from thesis_lib.data import GLYPHS, subsets
+from thesis_lib.data import CUTOUTS, subsets
+from thesis_lib.data.cutouts import categories
 from thesis_lib.data.datasets import COCO2014, VOC2007, Folder, ImageNet, _runs
-from thesis_lib.data.glyphs import CLASSES
 from thesis_lib.data.pictures import open_image, read_indices, read_picture
 
 PICTURE = trees.encode(trees.picture([trees.BOXES["left"]]))
@@ -156,10 +156,10 @@ def test_an_annotation_of_voc_means_what_it_says_or_is_refused(tmp_path, text, r
     check(right, lambda: boxes_of(dataset[0]))
 
 
-@pytest.mark.parametrize("text, right", [("0", (1, 15)), (" 0 ", (1, 15)), ("", (1, 15)), ("False", (1, 15)),
-                                         ("1", (15,)), ("Unspecified", "000001.xml.*difficult")])  # fmt: skip
-def test_difficult_in_a_scene_of_pictographs(tmp_path, text, right):
-    base = GLYPHS / "VOCdevkit/VOC2007"
+@pytest.mark.parametrize("text, right", [("0", (0, 42)), (" 0 ", (0, 42)), ("", (0, 42)), ("False", (0, 42)),
+                                         ("1", (42,)), ("Unspecified", "000001.xml.*difficult")])  # fmt: skip
+def test_difficult_in_a_scene_of_cut_outs(tmp_path, text, right):
+    base = CUTOUTS / "VOCdevkit/VOC2007"
     file = tmp_path / "VOCdevkit/VOC2007/Annotations/000001.xml"
     lay(file.parents[1], "ImageSets/Main/test.txt", data=b"000001\n")
     for part in ("Annotations/000001.xml", "JPEGImages/000001.jpg", "SegmentationClass/000001.png"):
@@ -167,12 +167,12 @@ def test_difficult_in_a_scene_of_pictographs(tmp_path, text, right):
     before = file.read_text()
     # of the first class only: each has one object in this scene
     changed = re.sub("<difficult>.*?</difficult>", f"<difficult>{text}</difficult>", before, count=1)
-    whole = VOC2007(tmp_path, categories=CLASSES)[0].classes
-    assert whole == (1, 15)
-    first = list(CLASSES).index(re.search("<name>(.*?)</name>", before)[1])
+    whole = VOC2007(tmp_path, categories=categories())[0].classes
+    assert whole == (0, 42)
+    first = categories().index(re.search("<name>(.*?)</name>", before)[1])
     file.write_text(changed)
     right = tuple(c for c in whole if c != first) if text == "1" else right
-    check(right, lambda: VOC2007(tmp_path, categories=CLASSES)[0].classes)
+    check(right, lambda: VOC2007(tmp_path, categories=categories())[0].classes)
 
 
 LISTS = {

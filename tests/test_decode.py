@@ -3,12 +3,13 @@
 import json
 import shutil
 
+import cutouts as script
 import numpy as np
 import pytest
 import trees
 
 import thesis_lib as tl
-from thesis_lib.data import datasets, decode, glyphs
+from thesis_lib.data import cutouts, datasets, decode
 from thesis_lib.data.registry import open_dataset
 from thesis_lib.training import train as training
 
@@ -16,15 +17,15 @@ from thesis_lib.training import train as training
 @pytest.fixture
 def voc(tmp_path):
     """Six scenes in VOC2007's layout."""
-    glyphs.write_voc(tmp_path / "voc", 6, split="train")
-    return open_dataset("glyphs_scenes", tmp_path / "voc")
+    script.write_voc(tmp_path / "voc", 6)
+    return open_dataset("cutouts_scenes", tmp_path / "voc")
 
 
 def test_pixels_and_labels_are_the_datasets(voc, tmp_path):
     pixels, labels, skipped = decode.decode(voc, tmp_path / "d", size=32)
     assert pixels.shape == (6, 3, 32, 32) and pixels.dtype == np.uint8
     assert isinstance(pixels, np.memmap) and labels.dtype == bool and skipped == {}
-    small = datasets.VOC2007(tmp_path / "voc", size=32, categories=glyphs.CLASSES)
+    small = datasets.VOC2007(tmp_path / "voc", size=32, categories=cutouts.categories())
     for i in range(6):
         assert np.array_equal(pixels[i], (small[i].pixels * 255).round().byte().numpy())
         assert np.array_equal(np.flatnonzero(labels[i]), small[i].classes)

@@ -47,7 +47,7 @@ def downloads(monkeypatch, tmp_path):
 def test_the_embedded_part_is_enough(capsys):
     status, text = report(capsys)
     assert status == 0 and "The book can be made." in text
-    assert "320 of 320 pictures" in line(text, "[OK]      single pictographs")
+    assert "204 of 204 pictures" in line(text, "[OK]      single cut-out things")
     for part in ("ILSVRC2012 validation", "VOC2007 test", "COCO 2014 validation", "vgg19 for ImageNet"):
         assert line(text, part).startswith("[MISSING]")
         assert step(text, part).startswith("          next: ")
@@ -155,15 +155,15 @@ def test_damaged_embedded_parts_are_an_error(capsys, monkeypatch, tmp_path):
     shutil.copytree(REPOSITORY / "data", tmp_path / "data", ignore=shutil.ignore_patterns("downloads"))  # fmt: skip
     moved(monkeypatch, tmp_path)
     assert report(capsys)[0] == 0
-    weights = tmp_path / "data/weights/vit_glyphs.safetensors"
+    weights = tmp_path / "data/weights/vit_cutouts.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-10])
     status, text = report(capsys)
-    assert status == 1 and line(text, "/vit_glyphs.").startswith("[MISSING]")
+    assert status == 1 and line(text, "/vit_cutouts.").startswith("[MISSING]")
     weights.write_bytes(whole)
-    next((tmp_path / "data/glyphs/coco/val2014").iterdir()).unlink()
+    next((tmp_path / "data/cutouts/coco/val2014").iterdir()).unlink()
     status, text = report(capsys)
-    assert status == 1 and "127 of 128" in line(text, "pictographs, COCO2014's layout")
+    assert status == 1 and "33 of 34" in line(text, "scenes of cut-out things, COCO2014's layout")
     shutil.rmtree(tmp_path / "data")
     assert report(capsys)[0] == 1
 
@@ -173,7 +173,7 @@ def test_weights_that_are_there_are_found(capsys, monkeypatch, tmp_path):
     (tmp_path / "cache/hub/checkpoints/vgg19-dcbb9e9d.pth").touch()
     shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     (tmp_path / "runs").mkdir()
-    source = REPOSITORY / "data/weights/vit_glyphs.safetensors"
+    source = REPOSITORY / "data/weights/vit_cutouts.safetensors"
     shutil.copy(source, tmp_path / "runs/vgg19_voc2007.safetensors")
     (tmp_path / "runs/vgg19_coco2014.safetensors").write_bytes(b"")
     moved(monkeypatch, tmp_path)
@@ -198,7 +198,7 @@ def test_half_an_environment_is_reported_not_a_crash(tmp_path):
     assert done.returncode == 1 and not done.stderr
     assert line(done.stdout, "kornia").startswith("[MISSING] kornia")
     assert "The embedded part is incomplete." in done.stdout
-    assert line(done.stdout, "single pictographs").startswith("[OK]")  # the others are still checked
+    assert line(done.stdout, "single cut-out things").startswith("[OK]")  # the others are still checked
 
 
 def declared(monkeypatch, *lines):

@@ -358,8 +358,8 @@ def test_a_class_that_only_one_method_has_is_seen(use):
 
 
 def test_tables_that_are_not_recorded_leave_it_open():
-    found = evidence.highest("glyphs/no_network/insertion_deletion", "overall", "msg_cam")
-    assert found == ("open", "rows are missing: glyphs/no_network/insertion_deletion is not recorded", 0)
+    found = evidence.highest("cutouts/no_network/insertion_deletion", "overall", "msg_cam")
+    assert found == ("open", "rows are missing: cutouts/no_network/insertion_deletion is not recorded", 0)
 
 
 def test_what_the_plan_has_is_wanted():
@@ -435,7 +435,7 @@ def test_guided_back_propagation_hardly_looks_at_the_linear_layers():
                 .detach()
             )
 
-        clf, data = tl.load_classifier("vgg19_glyphs", device="cpu"), open_dataset("glyphs")
+        clf, data = tl.load_classifier("vgg19_cutouts", device="cpu"), open_dataset("cutouts")
         x = clf.normalise(torch.stack([data[i].pixels for i in range(6)]))
         classes = clf.predict(x)
         cascade = dict(tl.randomize(clf, "cascading", layers="all"))

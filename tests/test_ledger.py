@@ -166,7 +166,12 @@ def another(claim):
         ("3-eq-7", "test", "", "neither evidence nor a test"),
         ("3-eq-7", "table", "table_3_2", "a table decides nothing"),
         ("3-eq-7", "evidence", "equal('1 + 1', 2)", "what is implemented rests on its test"),
-        ("3-table-2-first", "table", "glyphs/vgg19_glyphs/no_table", "no table glyphs/vgg19_glyphs/no_table"),
+        (
+            "3-table-2-first",
+            "table",
+            "cutouts/vgg19_cutouts/no_table",
+            "no table cutouts/vgg19_cutouts/no_table",
+        ),
         (
             "3-table-2-first",
             "evidence",

@@ -72,16 +72,16 @@ def test_methods_equal_their_equations_on_torchvisions_networks(name, model):
     check(clf, name, x, target, **options)
 
 
-WEIGHTS = Path(tl.__file__).parents[1] / "data" / "weights" / "vgg19_glyphs.safetensors"
+WEIGHTS = Path(tl.__file__).parents[1] / "data" / "weights" / "vgg19_cutouts.safetensors"
 
 
-@pytest.mark.skipif(not WEIGHTS.exists(), reason="vgg19_glyphs has no weights yet")
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="vgg19_cutouts has no weights yet")
 @pytest.mark.parametrize("name", oracle.METHODS)
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_methods_equal_their_equations_on_vgg19_glyphs(name, dtype):
-    clf = tl.load_classifier("vgg19_glyphs", device="cpu")
+def test_methods_equal_their_equations_on_vgg19_cutouts(name, dtype):
+    clf = tl.load_classifier("vgg19_cutouts", device="cpu")
     clf.network.to(dtype)
-    pixels = open_dataset("glyphs")[0].pixels[None].to(dtype)
+    pixels = open_dataset("cutouts")[0].pixels[None].to(dtype)
     x = clf.normalise(tl.kernels.resize(pixels, (64, 96)))
     check(clf, name, x, **{"sizes": [64, 100]} if name in SCALED else {})
 

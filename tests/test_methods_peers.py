@@ -19,7 +19,7 @@ from torchvision.models import DenseNet, ResNet, mobilenet_v2, squeezenet1_1
 from torchvision.models.resnet import BasicBlock
 
 import thesis_lib as tl
-from thesis_lib.data.models import vgg19_glyphs
+from thesis_lib.data.models import vgg19_cutouts
 from thesis_lib.kernels import min_max
 
 for library in ("captum", "torchcam", "pytorch_grad_cam"):
@@ -27,7 +27,7 @@ for library in ("captum", "torchcam", "pytorch_grad_cam"):
 
 TOLERANCE = 1e-4  # of maps in [0, 1], in float32
 FAMILIES = {
-    "vgg": (lambda: vgg19_glyphs(9), "features.35"),
+    "vgg": (lambda: vgg19_cutouts(9), "features.35"),
     "resnet": (lambda: ResNet(BasicBlock, [1, 1, 1, 1], num_classes=9), "layer4"),
     "mobilenet": (lambda: mobilenet_v2(width_mult=0.35, num_classes=9), "features.18"),
     "densenet": (lambda: DenseNet(8, (2, 2, 2, 2), 16, num_classes=9), "features.denseblock4"),

@@ -114,14 +114,14 @@ def test_a_table_grows_by_what_is_missing(tmp_path, monkeypatch):
 
     def part(pictures, *names):
         methods = {name: tl.METHODS[name] for name in names}
-        return record.Part("a", "glyphs", "vgg19_glyphs", lambda: methods, ("insertion_deletion",), "a", pictures,
+        return record.Part("a", "cutouts", "vgg19_cutouts", lambda: methods, ("insertion_deletion",), "a", pictures,
                            25088)  # fmt: skip
 
     monkeypatch.setattr(record, "evaluate", evaluate)
-    ids, stop = list(tl.open_dataset("glyphs").ids), 3
+    ids, stop = list(tl.open_dataset("cutouts").ids), 3
     with pytest.raises(KeyboardInterrupt):
         record.record(part(5, "random", "centre"))
-    assert tl.recorded("glyphs", "vgg19_glyphs", "a")["id"].tolist() == 2 * ids[:4]
+    assert tl.recorded("cutouts", "vgg19_cutouts", "a")["id"].tolist() == 2 * ids[:4]
     measured.clear()
     stop = 0
     record.record(part(5, "random", "centre", "grad_cam"))
@@ -134,12 +134,12 @@ def test_a_table_grows_by_what_is_missing(tmp_path, monkeypatch):
     measured.clear()
     record.record(part(5, "random", "centre", "grad_cam"))
     assert not measured
-    grown = tl.recorded("glyphs", "vgg19_glyphs", "a")
+    grown = tl.recorded("cutouts", "vgg19_cutouts", "a")
     assert {facts["pictures"] for facts in grown.attrs["provenance"]["methods"].values()} == {5}
     monkeypatch.setattr(record, "RESULTS", tmp_path / "at once")
     monkeypatch.setattr(record, "BLOCK", 5)
     record.record(part(5, "random", "centre", "grad_cam"))
-    at_once = tl.recorded("glyphs", "vgg19_glyphs", "a")
+    at_once = tl.recorded("cutouts", "vgg19_cutouts", "a")
     wanted = ["method", "id", "insertion_auc", "deletion_auc"]
     pd.testing.assert_frame_equal(grown[wanted], at_once[wanted], atol=1e-4)
 

@@ -458,15 +458,15 @@ def test_metrics_in_any_order_are_one_run(tmp_path):
 
 def test_dataset_and_classifier_by_name(tmp_path):
     settings = {"limit": 1, "step": 12544, "progress": False}
-    by_name = evaluate("glyphs", "vgg19_glyphs", ["grad_cam"], tmp_path, **settings)
+    by_name = evaluate("cutouts", "vgg19_cutouts", ["grad_cam"], tmp_path, **settings)
     objects = evaluate(
-        open_dataset("glyphs"), load_classifier("vgg19_glyphs", device=None), {"grad_cam": METHODS["grad_cam"]},
+        open_dataset("cutouts"), load_classifier("vgg19_cutouts", device=None), {"grad_cam": METHODS["grad_cam"]},
         tmp_path, **settings,
     )  # fmt: skip
     assert folder(by_name) == folder(objects)
     pd.testing.assert_frame_equal(by_name, objects)
-    with pytest.raises(ValueError, match="no dataset is called 'glyph'"):
-        evaluate("glyph", "vgg19_glyphs", ["grad_cam"], tmp_path)
+    with pytest.raises(ValueError, match="no dataset is called 'cutout'"):
+        evaluate("cutout", "vgg19_cutouts", ["grad_cam"], tmp_path)
 
 
 class Deadly(Pictures):

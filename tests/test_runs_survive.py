@@ -75,10 +75,10 @@ def undisturbed(tmp_path_factory):
     return work(tmp_path_factory.mktemp("undisturbed"))
 
 
-def test_kill_9_at_twenty_random_moments(tmp_path, undisturbed):
+def test_kill_9_at_ten_random_moments(tmp_path, undisturbed):
     """Some while a process starts, most when it has written a few shards, on any machine's clock."""
     moments, kept = random.Random(0), [0]
-    for _ in range(20):
+    for _ in range(10):
         process = start(tmp_path)
         wanted = kept[-1] + moments.randrange(4)
         while len(list(tmp_path.glob("*/*.parquet"))) < wanted:
@@ -88,7 +88,7 @@ def test_kill_9_at_twenty_random_moments(tmp_path, undisturbed):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kept.append(len(list(tmp_path.glob("*/*.parquet"))))
-    assert len(set(kept)) > 5 and kept[-1] < PICTURES  # killed at work, not only at the start
+    assert len(set(kept)) > 3 and kept[-1] < PICTURES  # killed at work, not only at the start
     equal(work(tmp_path), undisturbed)
     equal(load_rows(run_folder(tmp_path)), undisturbed)
 

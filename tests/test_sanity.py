@@ -8,7 +8,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from thesis_lib.classifier import Classifier
-from thesis_lib.data.models import vgg19_glyphs
+from thesis_lib.data.models import vgg19_cutouts
 from thesis_lib.methods import METHODS
 from thesis_lib.metrics.sanity import randomize, similarity
 
@@ -148,7 +148,7 @@ def test_the_copies_explain_and_carry_the_settings():
 
 
 def test_vgg19_has_sixteen_convolutions():
-    clf = Classifier(vgg19_glyphs(), layer="features.35")
+    clf = Classifier(vgg19_cutouts(), layer="features.35")
     steps = list(randomize(clf))
     numbers = [34, 32, 30, 28, 25, 23, 21, 19, 16, 14, 12, 10, 7, 5, 2, 0]
     assert [name for name, _ in steps] == [f"features.{n}" for n in numbers]

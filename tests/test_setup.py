@@ -166,7 +166,7 @@ def test_the_search_for_machine_paths_finds_them():
         "/Users/" + "Ann",
     ]:
         assert machine_paths(text), text
-    assert not machine_paths("data/glyphs/scenes and https://doi.org/10.1109/tmp")
+    assert not machine_paths("data/cutouts/scenes and https://doi.org/10.1109/tmp")
 
 
 def test_configuration_with_a_wrong_name_or_type_is_refused(tmp_path, monkeypatch):

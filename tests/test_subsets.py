@@ -97,7 +97,7 @@ def test_damaged_lists_are_refused(tmp_path, text, message):
 
 def test_a_missing_list_and_a_wrong_name_say_so(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="no index list"):
-        open_dataset("glyphs", subset=tmp_path / "none.csv")
+        open_dataset("cutouts", subset=tmp_path / "none.csv")
     with pytest.raises(SystemExit):
         draw.main(["imagenette", "3", "--out", str(tmp_path / "a.csv")])
     assert "no dataset is called 'imagenette'" in capsys.readouterr().err

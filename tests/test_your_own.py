@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks/A_4_your_own.ipynb"
 CELLS = book.code_cells(nbformat.read(NOTEBOOK, as_version=4))
 (DEFAULTS,) = (c.source for c in CELLS if "parameters" in c.metadata.get("tags", []))
-BENCHMARK = ROOT / "data/glyphs/ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG"
+BENCHMARK = ROOT / "data/cutouts/ILSVRC2012/val/n01843383/ILSVRC2012_val_00000005.JPEG"
+TOUCAN, LEMON = "n01843383-toucan", "n07749582-lemon"
 
 
 def run(out, until=None, **parameters):
@@ -40,7 +41,8 @@ def run(out, until=None, **parameters):
         for cell in CELLS:
             exec(compile(cell.source, cell.id, "exec"), names)
             if cell.source == DEFAULTS:
-                names |= {"out": str(out), "device": "cpu", "methods": ["grad_cam"]} | parameters
+                ours = {"out": str(out), "device": "cpu", "network": "vgg19_cutouts", "methods": ["grad_cam"]}
+                names |= ours | parameters
             if cell.id == until:
                 break
     plt.close("all")
@@ -48,7 +50,7 @@ def run(out, until=None, **parameters):
 
 
 def scene(size, folder, name="scene.png", **options):
-    """A telephone of the benchmark in the middle of a grey picture of another size."""
+    """A toucan of the benchmark in the middle of a grey picture of another size."""
     picture = Image.new("RGB", size, (90, 90, 90))
     side = min(size)
     corner = ((size[0] - side) // 2, (size[1] - side) // 2)
@@ -63,10 +65,10 @@ def of_kind(saved, kind):
 
 def test_a_wide_picture_is_mapped_back_to_its_own_pixels(tmp_path):
     path = scene((500, 280), tmp_path)
-    found = run(tmp_path / "out", picture=str(path), enhance=True, target="envelope")
+    found = run(tmp_path / "out", picture=str(path), enhance=True, target=LEMON)
     assert found["square"] == (110, 0, 390, 280) and found["seen"].size == (224, 224)
-    assert found["called"](found["predicted"]) == "telephone" != found["called"](found["c"])
-    assert "was asked for; the network predicts telephone" in found["words"]
+    assert found["called"](found["predicted"]) == TOUCAN != found["called"](found["c"])
+    assert f"was asked for; the network predicts {TOUCAN}" in found["words"]
     assert f"{100 * 280 / 500:.0f} %" in found["words"]
     assert list(found["maps"]) == ["grad_cam", "grad_cam enhanced"] and not found["left_out"]
     assert all(int(r.classes) == found["c"] for r in found["results"].values())
@@ -86,7 +88,7 @@ def test_a_wide_picture_is_mapped_back_to_its_own_pixels(tmp_path):
     digest = bare["picture"].pop("sha256")
     assert digest == hashlib.sha256(np.asarray(before.convert("RGB")).tobytes()).hexdigest()
     assert bare["picture"] == {"file": "scene.png", "width": 500, "height": 280, "seen": [110, 0, 390, 280]}
-    assert bare["class"]["name"] == "envelope" and bare["class"]["predicted"] == "telephone"
+    assert bare["class"]["name"] == LEMON and bare["class"]["predicted"] == TOUCAN
     assert bare["scores"]["over-all"] == pytest.approx(
         bare["scores"]["insertion"] - bare["scores"]["deletion"], abs=1e-6
     )
@@ -125,20 +127,20 @@ def test_pictures_of_many_kinds(tmp_path, kind):
     elif kind in ("grey", "16 bits"):
         assert (np.asarray(whole)[..., 0] == np.asarray(upright.convert("L"))).all()
     if kind in ("exif", "cmyk", "alpha"):
-        assert found["called"](found["predicted"]) == "telephone"
+        assert found["called"](found["predicted"]) == TOUCAN
 
 
 def test_a_transformer_leaves_out_what_does_not_fit(tmp_path):
     methods = ["transformer_attribution", "cameras"]
-    found = run(tmp_path / "out", picture=str(BENCHMARK), network="vit_glyphs", methods=methods, target=7)
+    found = run(tmp_path / "out", picture=str(BENCHMARK), network="vit_cutouts", methods=methods, target=7)
     assert list(found["maps"]) == ["transformer_attribution"]
     assert "refuses images" in found["left_out"]["cameras"]
     assert "CAMERAS is left out: the network refuses" in "\n".join(found["lines"])
     (name, *_) = (file.name for file in found["saved"])
-    assert name == "ILSVRC2012_val_00000005-vit_glyphs-transformer_attribution-7.png"
+    assert name == "ILSVRC2012_val_00000005-vit_cutouts-transformer_attribution-7.png"
 
 
-@pytest.mark.parametrize("network", ["maxvit_t", "vit_glyphs"])
+@pytest.mark.parametrize("network", ["maxvit_t", "vit_cutouts"])
 def test_a_method_whose_sizes_the_network_refuses_is_left_out_and_the_other_is_saved(tmp_path, network):
     weights = "random" if network == "maxvit_t" else ""
     methods = ["grad_cam", "msg_cam"]
@@ -154,17 +156,17 @@ def contents(folder):
 
 # One call after the other into one folder: what is other than before, and the map's name.
 CALLS = [
-    ({}, "cat-vgg19_glyphs-grad_cam-3"),
-    ({"network": "vit_glyphs"}, "cat-vit_glyphs-grad_cam-3"),
-    ({"picture": "b/cat.png"}, "cat-vgg19_glyphs-grad_cam-3-2"),
-    ({"picture": "a/cat.tiff"}, "cat-vgg19_glyphs-grad_cam-3-3"),
-    ({"weights": "random"}, "cat-vgg19_glyphs-grad_cam-3-4"),
-    ({"layer": "features.34"}, "cat-vgg19_glyphs-grad_cam-3-5"),
-    ({"target": 4}, "cat-vgg19_glyphs-grad_cam-4"),
-    ({"methods": ["xgrad_cam"]}, "cat-vgg19_glyphs-xgrad_cam-3"),
+    ({}, "cat-vgg19_cutouts-grad_cam-3"),
+    ({"network": "vit_cutouts"}, "cat-vit_cutouts-grad_cam-3"),
+    ({"picture": "b/cat.png"}, "cat-vgg19_cutouts-grad_cam-3-2"),
+    ({"picture": "a/cat.tiff"}, "cat-vgg19_cutouts-grad_cam-3-3"),
+    ({"weights": "random"}, "cat-vgg19_cutouts-grad_cam-3-4"),
+    ({"layer": "features.34"}, "cat-vgg19_cutouts-grad_cam-3-5"),
+    ({"target": 4}, "cat-vgg19_cutouts-grad_cam-4"),
+    ({"methods": ["xgrad_cam"]}, "cat-vgg19_cutouts-xgrad_cam-3"),
     # The same question again, of which one names the file of the network's own weights:
-    ({"picture": "b/cat.png"}, "cat-vgg19_glyphs-grad_cam-3-2"),
-    ({"weights": "data/weights/vgg19_glyphs.safetensors"}, "cat-vgg19_glyphs-grad_cam-3"),
+    ({"picture": "b/cat.png"}, "cat-vgg19_cutouts-grad_cam-3-2"),
+    ({"weights": "data/weights/vgg19_cutouts.safetensors"}, "cat-vgg19_cutouts-grad_cam-3"),
 ]
 
 
@@ -193,7 +195,7 @@ def test_no_result_is_written_over_another_and_the_same_question_has_the_same_fi
 
 
 def test_files_that_are_not_this_pages_are_kept(tmp_path):
-    out, name = tmp_path / "out", "ILSVRC2012_val_00000005-vgg19_glyphs-grad_cam-3"
+    out, name = tmp_path / "out", "ILSVRC2012_val_00000005-vgg19_cutouts-grad_cam-3"
     out.mkdir()
     for file, content in {
         f"{name}.png": "mine", f"{name}-2.json": "", f"{name}-3.json": "[1, 2]",
@@ -223,7 +225,7 @@ def test_sizes_are_those_that_the_network_names(tmp_path):
 def names(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text(
-        "\ufeff" + "\n".join(["crane", "tabby cat", "crane", *map("n{}".format, range(17))]) + "\n", "utf-8"
+        "\ufeff" + "\n".join(["crane", "tabby cat", "crane", *map("n{}".format, range(48))]) + "\n", "utf-8"
     )
     return str(file)
 
@@ -245,13 +247,13 @@ def test_a_class_by_name_or_index(tmp_path, names):
         ({"methods": []}, ValueError, "methods is empty: name some of grad_cam"),
         ({"methods": ["gradcam"]}, KeyError, "no method is called 'gradcam'; did you mean 'grad_cam'"),
         ({"methods": ["attention_rollout"]}, ValueError, "none of the methods fits, name others:\n- attention_rollout: "),
-        ({"target": "telefone"}, ValueError, "no class is called 'telefone'; there are telephone, .*give a name or an index"),
-        ({"target": "phone"}, ValueError, "there are telephone, "),
-        ({"target": 20}, IndexError, "class 20 is out of range: 0 to 19, or -1"),
+        ({"target": "n01843383-tucan"}, ValueError, "no class is called 'n01843383-tucan'; there are n01843383-toucan, .*give a name or an index"),
+        ({"target": "Toucan"}, ValueError, "there are n01843383-toucan, "),
+        ({"target": 51}, IndexError, "class 51 is out of range: 0 to 50, or -1"),
         ({"target": -2}, IndexError, "out of range"),
         ({"target": True}, TypeError, "a class's name or index, not True"),
         ({"target": "crane", "categories": "NAMES"}, ValueError, r"give one of the indices \[0, 2\]"),
-        ({"categories": "pyproject.toml"}, ValueError, "class names, and vgg19_glyphs has 20 classes: .*one name a line"),
+        ({"categories": "pyproject.toml"}, ValueError, "class names, and vgg19_cutouts has 51 classes: .*one name a line"),
         ({"categories": "names.csv"}, FileNotFoundError, "no file of categories at names.csv"),
         ({"network": "resnet18", "weights": "SEVEN", "target": "cat"}, ValueError, "no class names: give an index, or name a file"),
     ],

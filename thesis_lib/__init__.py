@@ -1,7 +1,7 @@
 """MSG-CAM and its peers: saliency maps of a master's thesis, made reproducible.
 
 import thesis_lib as tl
-clf = tl.load_classifier("vgg19_glyphs")
+clf = tl.load_classifier("vgg19_cutouts")
 maps = tl.METHODS["msg_cam"](clf, images)
 """
 

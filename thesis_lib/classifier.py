@@ -209,7 +209,7 @@ class Classifier:
 
         >>> three = images.expand(3, -1, -1, -1)
         >>> [(len(part), logits.shape[1]) for part, logits in clf.with_batch(2).passes(three)]
-        [(2, 20), (1, 20)]
+        [(2, 51), (1, 51)]
         """
         for part in self._split(self.prepare(images)):
             with torch.inference_mode():
@@ -223,7 +223,7 @@ class Classifier:
             ValueError: images that are no float tensor of that shape; logits that are not finite.
 
         >>> clf.logits(images).shape
-        torch.Size([1, 20])
+        torch.Size([1, 51])
         """
         images = self.prepare(images)
         with self.compiled(len(images), images.shape[-2:]):
@@ -245,7 +245,7 @@ class Classifier:
         """The class of the largest logit: (N, 3, H, W) -> (N,).
 
         >>> clf.categories[int(clf.predict(images))]
-        'telephone'
+        'n01843383-toucan'
         """
         return self.logits(images).argmax(1)
 

@@ -119,7 +119,7 @@ def forward(network: nn.Module, images: Tensor) -> Tensor:
     >>> from thesis_lib import compiled
     >>> with torch.no_grad():
     ...     compiled.forward(clf.network, images).shape
-    torch.Size([1, 20])
+    torch.Size([1, 51])
     """
     plan = _plan.get()
     shape = len(images), *images.shape[-2:]

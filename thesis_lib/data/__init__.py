@@ -1,9 +1,8 @@
-"""What an experiment runs on: the embedded benchmarks, the real datasets, and the networks."""
+"""What an experiment runs on: the embedded benchmark, the real datasets, and the networks."""
 
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-GLYPHS = REPOSITORY / "data" / "glyphs"
 PHOTOGRAPHS = REPOSITORY / "data" / "photographs"
 CUTOUTS = REPOSITORY / "data" / "cutouts"
 DOWNLOADS = REPOSITORY / "data" / "downloads"  # where the real datasets are looked for

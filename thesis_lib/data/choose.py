@@ -11,7 +11,7 @@ def validation(name: str, root: str = "", count: int = 16) -> Subset:
     """Pictures to choose settings on: the last `count` of a dataset (name and root as `open_dataset`
     takes them); tables take the first.
 
-    >>> len(validation("glyphs", count=2))
+    >>> len(validation("cutouts", count=2))
     2
     """
     dataset = open_dataset(name, root)
@@ -26,7 +26,7 @@ def examples(dataset: Any, positions: Iterable[int]) -> dict[int, Any]:
 
     Raises OSError if no picture can be read.
 
-    >>> list(examples(open_dataset("glyphs"), [3, 3, 8]))
+    >>> list(examples(open_dataset("cutouts"), [3, 3, 8]))
     [3, 4, 8]
     """
     found: dict[int, Any] = {}

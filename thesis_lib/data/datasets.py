@@ -84,10 +84,10 @@ class ImageNet:
         FileNotFoundError: no pictures, or a flat folder without the development kit.
         ValueError: a damaged kit.
 
-    >>> from thesis_lib.data import GLYPHS
-    >>> benchmark = ImageNet(GLYPHS / "ILSVRC2012")  # the embedded one has this layout
+    >>> from thesis_lib.data import CUTOUTS
+    >>> benchmark = ImageNet(CUTOUTS / "ILSVRC2012")  # the embedded one has this layout
     >>> len(benchmark), benchmark.categories[4]
-    (320, '04_telephone')
+    (204, 'n01843383')
     """
 
     def __init__(self, root: str | Path, size: int = 224):
@@ -155,9 +155,9 @@ class VOC2007:
         FileNotFoundError: no list of the pictures.
         ValueError: the list is empty, or names a picture twice.
 
-    >>> from thesis_lib.data.glyphs import CLASSES
-    >>> from thesis_lib.data import GLYPHS
-    >>> scenes = VOC2007(GLYPHS, categories=CLASSES)  # the embedded ones have this layout
+    >>> from thesis_lib.data.cutouts import categories
+    >>> from thesis_lib.data import CUTOUTS
+    >>> scenes = VOC2007(CUTOUTS, categories=categories())  # the embedded ones have this layout
     >>> scenes[0].classes == tuple(scenes[0].masks)
     True
     """
@@ -295,10 +295,10 @@ class COCO2014:
         ValueError: the file is damaged, lists no picture, an id or a name twice, or its annotations
             belong to none of its pictures.
 
-    >>> from thesis_lib.data import GLYPHS
-    >>> scenes = COCO2014(GLYPHS / "coco")  # the embedded ones have this layout
+    >>> from thesis_lib.data import CUTOUTS
+    >>> scenes = COCO2014(CUTOUTS / "coco")  # the embedded ones have this layout
     >>> scenes.categories[:2]
-    ['aeroplane', 'anchor']
+    ['n01514668-cock', 'n01514859-hen']
     """
 
     def __init__(self, root: str | Path, size: int = 224, split: str = "val"):
@@ -501,8 +501,8 @@ class Folder:
     """Any pictures under a folder, without labels, as `pictures_below` finds them; ids are their paths
     in it, with their endings where two differ in nothing else.
 
-    >>> from thesis_lib.data import GLYPHS
-    >>> Folder(GLYPHS / "ILSVRC2012/val/04_telephone").ids[0]
+    >>> from thesis_lib.data import CUTOUTS
+    >>> Folder(CUTOUTS / "ILSVRC2012/val/n01843383").ids[0]
     'ILSVRC2012_val_00000005'
     """
 

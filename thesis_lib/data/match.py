@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 WNID = re.compile(r"n\d{8}(?!\d)")  # WordNet's number of a class of ImageNet, first in a folder's name
-IN_FRONT = re.compile(r"^(n\d{8}|\d+)[.:) ]+(?=.)")  # of "n01440764-tench", "04_telephone", "001.Albatross"
+IN_FRONT = re.compile(r"^(n\d{8}|\d+)[.:) ]+(?=.)")  # of "n01440764-tench", "04_toucan", "001.Albatross"
 
 
 class Matched:
@@ -41,7 +41,7 @@ def match(dataset: Any, classifier: Any) -> Any:
       known: names that are WNIDs, ImageNet's names in any order, or 1,000 outputs without names. Any part of
       ImageNet's class folders will do. Folders 0 to 999, all of them, are ImageNet's class indices (ImageNetV2).
     - Else by name: upper and lower case, "_", "-" and blanks are the same, and where that is not enough, numbers
-      in front ("04_telephone") do not count. ImageNet's outputs have all words of their class.
+      in front ("04_toucan") do not count. ImageNet's outputs have all words of their class.
     - Else, where the outputs have no names and there are as many as classes, by position, as
       torchvision's ImageFolder has it, with a warning.
 
@@ -58,15 +58,15 @@ def match(dataset: Any, classifier: Any) -> Any:
     Raises:
         ValueError: a class that is no output, or may be several; two classes that are one output.
 
-    >>> from thesis_lib.data import GLYPHS
+    >>> from thesis_lib.data import CUTOUTS
     >>> from thesis_lib.data.datasets import ImageNet
     >>> from thesis_lib.data.match import match
-    >>> numbered = ImageNet(GLYPHS / "ILSVRC2012")  # folders such as 04_telephone
-    >>> match(numbered, clf) is numbered
+    >>> folders = ImageNet(CUTOUTS / "ILSVRC2012")  # called by WNIDs, such as n01843383
+    >>> match(folders, clf) is folders  # one class after the other, as the outputs are
     True
     >>> reverse = tl.Classifier(clf.network, layer=clf.layer, categories=clf.categories[::-1])
-    >>> match(numbered, reverse)[4].classes, numbered[4].classes
-    ((15,), (4,))
+    >>> match(folders, reverse)[4].classes, folders[4].classes
+    ((46,), (4,))
     """
     names = list(getattr(dataset, "categories", None) or [])
     own = None if classifier.categories is None else list(map(str, classifier.categories))

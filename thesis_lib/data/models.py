@@ -101,11 +101,14 @@ def packaged(network: Network) -> Path:
     return path
 
 
-def vgg19_glyphs(classes: int = 20, batch_norm: bool = False, hidden: int = 128) -> nn.Module:
+def vgg19_cutouts(classes: int = 51, batch_norm: bool = False, hidden: int = 128) -> nn.Module:
     """VGG19 with every convolution at one eighth of its width and small hidden layers.
 
     Without batch norm its layers carry VGG19's own names, from `features.0` to `features.36` and
     `classifier.0` to `classifier.6`; a 224 pixel image gives 64 features of 14x14 at `features.35`.
+
+    >>> vgg19_cutouts().classifier[-1].out_features
+    51
     """
     widths = [v if v == "M" else v // 8 for v in VGG19]
     classifier = nn.Sequential(
@@ -129,22 +132,15 @@ def vgg19_glyphs(classes: int = 20, batch_norm: bool = False, hidden: int = 128)
     return network
 
 
-NETWORKS["vgg19_glyphs"] = Network(
-    "VGG19 at an eighth of its width", "convolutional", "glyphs", vgg19_glyphs,
-    WEIGHTS / "vgg19_glyphs.safetensors", licence="CC BY 4.0",
-)  # fmt: skip
-NETWORKS["vgg19_glyphs_scenes"] = Network(
-    "VGG19 at an eighth of its width, for scenes", "convolutional", "glyphs_scenes", vgg19_glyphs,
-    WEIGHTS / "vgg19_glyphs_scenes.safetensors", multi_label=True, licence="CC BY 4.0",
-)  # fmt: skip
-
-
-def vit_glyphs(classes: int = 20) -> VisionTransformer:
+def vit_cutouts(classes: int = 51) -> VisionTransformer:
     """torchvision's VisionTransformer, small: 6 layers of 4 heads, 128 wide, tokens of 16 pixels.
 
     Four convolutions cut the tokens out, as in "Early convolutions help transformers see better"
-    (Xiao et al., 2021): with a single one it hardly learns from 12,000 pictures. A 224 pixel image
+    (Xiao et al., 2021): with a single one it hardly learns from some 10,000 pictures. A 224 pixel image
     gives 14x14 tokens and one for the class.
+
+    >>> vit_cutouts().heads[-1].out_features
+    51
     """
     stem = [ConvStemConfig(out_channels=n, kernel_size=3, stride=2) for n in (16, 32, 64, 128)]
     return VisionTransformer(
@@ -153,38 +149,17 @@ def vit_glyphs(classes: int = 20) -> VisionTransformer:
     )  # fmt: skip
 
 
-NETWORKS["vit_glyphs"] = Network(
-    "a small ViT", "transformer", "glyphs", vit_glyphs, WEIGHTS / "vit_glyphs.safetensors",
-    licence="CC BY 4.0",
-)  # fmt: skip
-NETWORKS["vit_glyphs_scenes"] = Network(
-    "a small ViT, for scenes", "transformer", "glyphs_scenes", vit_glyphs,
-    WEIGHTS / "vit_glyphs_scenes.safetensors", multi_label=True, licence="CC BY 4.0",
-)  # fmt: skip
-
-
-def vgg19_cutouts(classes: int = 51, batch_norm: bool = False, hidden: int = 128) -> nn.Module:
-    """`vgg19_glyphs` for the classes of the cut-outs.
-
-    >>> vgg19_cutouts().classifier[-1].out_features
-    51
-    """
-    return vgg19_glyphs(classes, batch_norm, hidden)
-
-
-NETWORKS["vgg19_cutouts"] = Network(
-    "VGG19 at an eighth of its width, of cut-outs", "convolutional", "cutouts", vgg19_cutouts,
-    WEIGHTS / "vgg19_cutouts.safetensors", licence="GPL-2",
-)  # fmt: skip
-
-
-def vit_cutouts(classes: int = 51) -> VisionTransformer:
-    """`vit_glyphs` for the classes of the cut-outs.
-
-    >>> vit_cutouts().heads[-1].out_features
-    51
-    """
-    return vit_glyphs(classes)
+for _name, _title, _family, _build in (
+    ("vgg19_cutouts", "VGG19 at an eighth of its width", "convolutional", vgg19_cutouts),
+    ("vit_cutouts", "a small ViT", "transformer", vit_cutouts),
+):
+    NETWORKS[_name] = Network(
+        _title, _family, "cutouts", _build, WEIGHTS / f"{_name}.safetensors", licence="GPL-2"
+    )
+    NETWORKS[f"{_name}_scenes"] = Network(
+        f"{_title}, for scenes", _family, "cutouts_scenes", _build, WEIGHTS / f"{_name}_scenes.safetensors",
+        multi_label=True, licence="GPL-2",
+    )  # fmt: skip
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -389,7 +364,7 @@ def load_classifier(
     """F of the thesis: a trained network, ready to be explained.
 
     Args:
-        name: "efficientnet_lite0" (ImageNet's 1,000 classes), "vgg19_glyphs", "vit_glyphs", either of
+        name: "efficientnet_lite0" (ImageNet's 1,000 classes), "vgg19_cutouts", "vit_cutouts", either of
             these with "_scenes" (all there after the set-up), any classifier of torchvision, such as
             "vgg19" or "vit_b_16", or of timm, such as "timm/resnet18".
         weights: None for the embedded weights, those of the package (efficientnet_lite0), or the
@@ -418,8 +393,8 @@ def load_classifier(
 
     >>> tl.load_classifier("efficientnet_lite0", device="cpu")
     Classifier(efficientnet_lite0, layer='bn2.act')
-    >>> tl.load_classifier("vgg19_glyphs", device="cpu")
-    Classifier(vgg19_glyphs, layer='features.35')
+    >>> tl.load_classifier("vgg19_cutouts", device="cpu")
+    Classifier(vgg19_cutouts, layer='features.35')
     >>> random = tl.load_classifier("squeezenet1_1", weights="random", device="cpu")
     >>> random.categories[0]
     'tench'

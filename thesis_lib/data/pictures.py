@@ -21,9 +21,9 @@ def pictures_below(folder: str | Path) -> list[Path]:
 
     Raises OSError where a folder cannot be listed: its pictures would be missing without a word.
 
-    >>> from thesis_lib.data import GLYPHS
-    >>> len(pictures_below(GLYPHS / "ILSVRC2012/val"))
-    320
+    >>> from thesis_lib.data import CUTOUTS
+    >>> len(pictures_below(CUTOUTS / "ILSVRC2012/val"))
+    204
     """
 
     def fail(error):
@@ -55,8 +55,8 @@ def read_picture(source: str | Path, annotated: tuple[int, int] | None = None) -
     Raises OSError, with the file's name: no picture, cut off, too large; greys beyond these, or so
     dark that another value must be white (12 bits in a file of 16).
 
-    >>> from thesis_lib.data import GLYPHS
-    >>> read_picture(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG").size
+    >>> from thesis_lib.data import CUTOUTS
+    >>> read_picture(CUTOUTS / "ILSVRC2012/val/n01843383/ILSVRC2012_val_00000005.JPEG").size
     (224, 224)
     """
     try:
@@ -103,8 +103,8 @@ def open_image(source: str | Path, size: int, annotated: tuple[int, int] | None 
     Raises OSError, with the file's name: as `read_picture`, or of another size than it was
     annotated at.
 
-    >>> from thesis_lib.data import GLYPHS
-    >>> open_image(GLYPHS / "ILSVRC2012/val/04_telephone/ILSVRC2012_val_00000005.JPEG", 112).shape
+    >>> from thesis_lib.data import CUTOUTS
+    >>> open_image(CUTOUTS / "ILSVRC2012/val/n01843383/ILSVRC2012_val_00000005.JPEG", 112).shape
     torch.Size([3, 112, 112])
     """
     picture = read_picture(source, annotated).convert("RGB")

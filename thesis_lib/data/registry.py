@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.data import CUTOUTS, DOWNLOADS, GLYPHS, PHOTOGRAPHS, from_repository, is_picture
+from thesis_lib.data import CUTOUTS, DOWNLOADS, PHOTOGRAPHS, from_repository, is_picture
 from thesis_lib.data.match import WNID
 from thesis_lib.data.subsets import Subset, read
 from thesis_lib.registry import Registry
@@ -63,19 +63,6 @@ def _reader(name, **settings):
     return read
 
 
-def _pictographs(name):
-    """A reader whose classes are called as those of the embedded benchmark."""
-
-    def read(folder):
-        from thesis_lib.data.glyphs import CLASSES
-
-        dataset = _reader(name)(folder)
-        dataset.categories = list(CLASSES)
-        return dataset
-
-    return read
-
-
 def _cutouts(name):
     """A reader whose classes are called by WNID and name, "n01843383-toucan": any network's outputs fit them,
     whether they are ImageNet's or called by the names."""
@@ -109,20 +96,6 @@ def _lacks_classes(folder):
     )
 
 
-DATASETS["glyphs"] = Dataset(
-    "single pictographs", _pictographs("ImageNet"), GLYPHS / "ILSVRC2012", 320, "val",
-    embedded=True, source="synthetic, thesis_lib/data/glyphs.py", licence="CC BY 4.0",
-)  # fmt: skip
-DATASETS["glyphs_scenes"] = Dataset(
-    "scenes of pictographs, VOC2007's layout", _pictographs("VOC2007"), GLYPHS, 256,
-    "VOCdevkit/VOC2007/JPEGImages", _voc("test"),
-    embedded=True, source="synthetic, thesis_lib/data/glyphs.py", licence="CC BY 4.0",
-)  # fmt: skip
-DATASETS["glyphs_scenes_coco"] = Dataset(
-    "scenes of pictographs, COCO2014's layout", _pictographs("COCO2014"), GLYPHS / "coco", 128, "val2014",
-    ("annotations/instances_val2014.json",),
-    embedded=True, source="synthetic, thesis_lib/data/glyphs.py", licence="CC BY 4.0",
-)  # fmt: skip
 DATASETS["photographs"] = Dataset(
     "photographs of 399 ImageNet classes", _reader("Photographs"), PHOTOGRAPHS, 858, "", ("photographs.csv",),
     embedded=True, source="NIPS 2017 competition's development set, scripts/photographs.py", licence="CC BY 2.0",
@@ -185,8 +158,8 @@ def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> A
         ValueError: unknown name; "folder" without a root; a damaged index list, or one of another dataset.
         FileNotFoundError: the dataset or the index list is not there.
 
-    >>> len(tl.open_dataset("photographs")), len(tl.open_dataset("glyphs_scenes"))
-    (858, 256)
+    >>> len(tl.open_dataset("photographs")), len(tl.open_dataset("cutouts_scenes"))
+    (858, 102)
     """
     entry = DATASETS[name]
     folder = from_repository(root) if root else entry.folder

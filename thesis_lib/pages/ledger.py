@@ -76,8 +76,8 @@ def calls(text: str, table: str = "") -> list[tuple[str, list, dict]]:
     Raises ValueError for what is no call of known evidence on plain values. The name `table` stands for the table.
 
     >>> from thesis_lib.pages import ledger
-    >>> ledger.calls("highest(table, 'overall', 'msg_cam')", "glyphs/vgg19_glyphs/insertion_deletion")
-    [('highest', ['glyphs/vgg19_glyphs/insertion_deletion', 'overall', 'msg_cam'], {})]
+    >>> ledger.calls("highest(table, 'overall', 'msg_cam')", "cutouts/vgg19_cutouts/insertion_deletion")
+    [('highest', ['cutouts/vgg19_cutouts/insertion_deletion', 'overall', 'msg_cam'], {})]
     """
 
     def value(node):

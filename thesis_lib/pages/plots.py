@@ -1,5 +1,6 @@
 """One look for every figure: method colours and names, one colour map for saliency, few plots."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,15 @@ def use_style() -> None:
     >>> plots.use_style()
     """
     plt.style.use(STYLE)
+
+
+def class_name(category: str) -> str:
+    """What a reader calls a class: its name without the WNID in front.
+
+    >>> plots.class_name("n01843383-toucan")
+    'toucan'
+    """
+    return re.sub(r"^n\d{8}-", "", category)
 
 
 def name(method: str) -> str:

@@ -76,9 +76,9 @@ def evaluate(
     pictures, but for the rows at the end: about 1 kB each.
 
     Args:
-        dataset: a name that `open_dataset` knows ("glyphs"), or an object that has a length, `ids` and
+        dataset: a name that `open_dataset` knows ("cutouts"), or an object that has a length, `ids` and
             Samples, as those of `thesis_lib.data.datasets`.
-        classifier: a name that `load_classifier` knows ("vgg19_glyphs"), or a Classifier; its `batch`
+        classifier: a name that `load_classifier` knows ("vgg19_cutouts"), or a Classifier; its `batch`
             bounds the memory.
         methods: names in METHODS, or a dict of name: `method(clf, images, classes)`, with settings
             by functools.partial.
@@ -117,7 +117,7 @@ def evaluate(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as out:
     ...     rows = tl.evaluate(
-    ...         open_dataset("glyphs"), clf, ["grad_cam", "xgrad_cam"], out=out, limit=2, step=6272,
+    ...         open_dataset("cutouts"), clf, ["grad_cam", "xgrad_cam"], out=out, limit=2, step=6272,
     ...         progress=False,
     ...     )
     >>> rows[["id", "method"]].iloc[0].tolist(), len(rows)
@@ -293,7 +293,7 @@ def load_rows(run: str | Path) -> pd.DataFrame:
     >>> from thesis_lib.runs.evaluate import load_rows
     >>> with tempfile.TemporaryDirectory() as out:
     ...     rows = tl.evaluate(
-    ...         open_dataset("glyphs"), clf, ["grad_cam"], out=out, limit=1, step=6272, progress=False
+    ...         open_dataset("cutouts"), clf, ["grad_cam"], out=out, limit=1, step=6272, progress=False
     ...     )
     ...     load_rows(rows.attrs["run"]).equals(rows)
     True

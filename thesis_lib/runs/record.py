@@ -231,36 +231,34 @@ def _table_3_2():
     } | _yardsticks()
 
 
-CNN, VIT = "vgg19_glyphs", "vit_glyphs"
+CNN, VIT = "vgg19_cutouts", "vit_cutouts"
 PHOTOGRAPHS, LITE0 = "photographs", "efficientnet_lite0"
 CURVES, GAME = ("insertion_deletion",), ("pointing_game", "fineness")
 BOTH = ("insertion_deletion", "fineness")
 PLAN = [
-    Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 50, 448),
+    Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 0, 448),
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
-         "insertion_deletion", 50, 448),
-    Part("main", "glyphs", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion", 32),
-    Part("main", "glyphs", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
-         BOTH, "insertion_deletion", 32),
-    Part("scenes", "glyphs_scenes", "vgg19_glyphs_scenes", lambda: _game("convolutional"), GAME,
-         "pointing_game", 20),
-    Part("sanity", "glyphs", CNN, lambda: _bare("convolutional"), ("sanity",), "sanity", 10, chunk=2),
-    Part("sanity", "glyphs", VIT, lambda: _bare("transformer"), ("sanity",), "sanity", 10, chunk=2),
-    Part("windows", "glyphs", CNN, lambda: windows(CNN_BASES), BOTH, "windows", 16, 1792),
-    Part("windows", "glyphs", VIT, lambda: windows(VIT_BASES), BOTH, "windows", 16, 1792),
-    Part("windows", "glyphs_scenes", "vgg19_glyphs_scenes", lambda: windows(CNN_BASES[:2], "always"), GAME,
-         "windows", 16),
-    Part("windows", "glyphs_scenes", "vit_glyphs_scenes", lambda: windows(VIT_BASES), GAME, "windows", 16),
-    Part("windows", "glyphs", CNN, lambda: _sanity("grad_cam"), ("sanity",), "sanity", 10, chunk=2),
-    Part("windows", "glyphs", VIT, lambda: _sanity("transformer_attribution"), ("sanity",), "sanity", 10, chunk=2),
-    Part("gallery", "glyphs", CNN, gallery, BOTH, "gallery", 8, 3584),
-    Part("gallery", "glyphs", VIT, vit_gallery, BOTH, "gallery", 8, 3584),
-    Part("ablation", "glyphs", CNN, _msg_cam_ablation, CURVES, "ablation", -12, 1792),
-    Part("ablation", "glyphs", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -12, 1792),
-    Part("ablation", "glyphs", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",
-         -12, 1792),
-    Part("ablation", "glyphs", CNN, _readings, CURVES, "readings", -12, 1792),
-    Part("ablation", "glyphs", VIT, _vit_readings, CURVES, "readings", -12, 1792),
+         "insertion_deletion", 250, 448),
+    Part("main", "cutouts", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion"),
+    Part("main", "cutouts", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
+         BOTH, "insertion_deletion"),
+    Part("scenes", "cutouts_scenes", f"{CNN}_scenes", lambda: _game("convolutional"), GAME, "pointing_game"),
+    Part("sanity", "cutouts", CNN, lambda: _bare("convolutional"), ("sanity",), "sanity", 16, chunk=2),
+    Part("sanity", "cutouts", VIT, lambda: _bare("transformer"), ("sanity",), "sanity", 16, chunk=2),
+    Part("windows", "cutouts", CNN, lambda: windows(CNN_BASES), BOTH, "windows", 100, 1792),
+    Part("windows", "cutouts", VIT, lambda: windows(VIT_BASES), BOTH, "windows", 100, 1792),
+    Part("windows", "cutouts_scenes", f"{CNN}_scenes", lambda: windows(CNN_BASES[:2], "always"), GAME, "windows"),
+    Part("windows", "cutouts_scenes", f"{VIT}_scenes", lambda: windows(VIT_BASES), GAME, "windows"),
+    Part("windows", "cutouts", CNN, lambda: _sanity("grad_cam"), ("sanity",), "sanity", 16, chunk=2),
+    Part("windows", "cutouts", VIT, lambda: _sanity("transformer_attribution"), ("sanity",), "sanity", 16, chunk=2),
+    Part("gallery", "cutouts", CNN, gallery, BOTH, "gallery", 8, 3584),
+    Part("gallery", "cutouts", VIT, vit_gallery, BOTH, "gallery", 8, 3584),
+    Part("ablation", "cutouts", CNN, _msg_cam_ablation, CURVES, "ablation", -100, 1792),
+    Part("ablation", "cutouts", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -100, 1792),
+    Part("ablation", "cutouts", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",
+         -100, 1792),
+    Part("ablation", "cutouts", CNN, _readings, CURVES, "readings", -100, 1792),
+    Part("ablation", "cutouts", VIT, _vit_readings, CURVES, "readings", -100, 1792),
 ]  # fmt: skip
 
 
@@ -276,7 +274,7 @@ def recorded(dataset: str, network: str, metric: str) -> pd.DataFrame:
     Raises:
         FileNotFoundError: nothing is recorded under these names; it says what is.
 
-    >>> rows = tl.recorded("glyphs", "vgg19_glyphs", "insertion_deletion")
+    >>> rows = tl.recorded("cutouts", "vgg19_cutouts", "insertion_deletion")
     >>> sorted(rows["method"].unique())[:3]
     ['cameras', 'centre', 'grad_cam']
     """
