@@ -102,8 +102,19 @@ def source(rows: pd.DataFrame) -> str:
     commits = ", ".join(sorted({(facts["commit"] or "none")[:7] for facts in methods}))
     return (
         f"*{known['dataset']}, {known['network']}, n = {n} pictures; recorded by `{each('command', '` and `')}` on "
-        f"{each('device')}, {each('date')}, commit {commits}.*"
+        f"{each('device')}, {each('date')}, commit {commits}.*{_still_to_do(known, rows['method'].unique())}"
     )
+
+
+def _still_to_do(known, labels):
+    """What the plan has and the table has not, with the command that goes on."""
+    text = ""
+    for part in parts_of(known["dataset"], known["network"], known["table"]):
+        facts = [known["methods"][label] for label in part.methods() if label in labels]
+        there = min((some["pictures"] + len(some["left_out"]) for some in facts), default=None)
+        if there is not None and there < (planned := len(part.data())):
+            text += f" So far {there} of {planned} planned pictures; `make record PART={part.name}` goes on."
+    return text
 
 
 def measured_again(rows: pd.DataFrame, count: int = 1, most: float = 300, seed: int = 0) -> pd.DataFrame:
