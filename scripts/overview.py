@@ -28,28 +28,28 @@ def main() -> None:
     data, classifier = tl.open_dataset(DATASET), tl.load_classifier(NETWORK, device="cpu")
     columns = {
         "Grad-CAM": tl.METHODS["grad_cam"],
-        "Grad-CAM, enhanced": tl.enhance("grad_cam", cover="mean"),
+        "enhanced": tl.enhance("grad_cam", cover="mean"),
         "MSG-CAM": tl.METHODS["msg_cam"],
     }
     plots.use_style()
-    figure, axes = plt.subplots(2, 4, figsize=(plots.WIDTH, 3.4))
+    figure, axes = plt.subplots(1, 8, figsize=(2 * plots.WIDTH, 2.4))
     authors = {row["id"]: row["author"] for row in data.rows}
-    for row, name in zip(axes, chosen(), strict=True):
+    for row, name in zip((axes[:4], axes[4:]), chosen(), strict=True):
         sample = data[list(data.ids).index(name)]
         images = classifier.normalise(sample.pixels[None])
         c = int(classifier.predict(images))
         row[0].imshow(plots.picture(sample.pixels))
-        row[0].set_ylabel(classifier.categories[c], fontsize=10)
+        row[0].set_ylabel(classifier.categories[c], fontsize=17)
         for axis, method in zip(row[1:], columns.values(), strict=True):
             axis.imshow(plots.overlay(sample.pixels, method(classifier, images, c)[0]))
         print(f"{name}: {data.categories[sample.classes[0]]}, by {authors[name]}")
-    for axis, title in zip(axes[0], ["photograph", *columns], strict=True):
-        axis.set_title(title)
+    for axis, title in zip(axes, 2 * ["photograph", *columns], strict=True):
+        axis.set_title(title, fontsize=17)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
         axis.spines[:].set_visible(False)
-    figure.savefig(FILE, dpi=200, pil_kwargs={"quality": 88})
+    figure.savefig(FILE, dpi=125, pil_kwargs={"quality": 88})
 
 
 if __name__ == "__main__":
