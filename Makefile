@@ -7,9 +7,10 @@ MINUTES ?= 20
 UV_VERSION := 0.13.9
 PY := .venv/bin/python
 
-# The same text encoding everywhere, and nothing of the caller's Python set-up inside.
+# The same text encoding everywhere, and nothing of the caller's Python set-up inside. Containers often forbid
+# bytecode; without it every page and every test's subprocess compiles torch anew, seven seconds each.
 export PYTHONUTF8 := 1
-unexport PYTHONPATH PYTHONHOME MPLBACKEND VIRTUAL_ENV
+unexport PYTHONPATH PYTHONHOME MPLBACKEND VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 # Scripts and the editable install hold absolute paths: in a copied or moved folder, set up anew.
 ifneq ($(shell cat .venv/.installed 2>/dev/null),$(CURDIR))

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from thesis_lib import explore
+
 pytestmark = pytest.mark.minutes
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
@@ -240,7 +242,7 @@ def test_a_figure_answers_keys_clicks_and_taps(fresh, kind):
     for select in figure.locator("select").all():
         options = select.locator("option").all_inner_texts()
         assert len(options) > 1
-        assert changes(figure, lambda: select.select_option(index=1))[1], options
+        assert changes(figure, lambda: choose(select, 1))[1], options
 
     for canvas in figure.locator("canvas[tabindex]").all():
         canvas.focus()
@@ -271,6 +273,18 @@ def data_of(site, kind):
     return json.loads(html.unescape(text))
 
 
+def photograph_of(site, figure):
+    """The data of the photograph that a figure shows, from beside the pages."""
+    name = figure.get_by_role("combobox", name="Photograph").input_value()
+    return explore.load(name, site / "_static/explore")
+
+
+def choose(select, k):
+    """Choose entry k of a list, and wait until what it names has come."""
+    select.select_option(index=k)
+    select.and_(select.page.locator("[aria-busy=true]")).wait_for(state="detached")
+
+
 def decoded(address):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))
 
@@ -289,8 +303,10 @@ def coloured(data, values):
 
 
 def test_the_curve_shows_what_the_network_saw_and_said(fresh, site):
-    figure, data = fresh.locator("[data-explore=curve]"), data_of(site, "curve")
-    t = 40
+    figure, t = fresh.locator("[data-explore=curve]"), 40
+    assert len(figure.get_by_role("combobox", name="Photograph").locator("option").all()) == 12
+    choose(figure.get_by_role("combobox", name="Photograph"), 3)
+    data = photograph_of(site, figure)
     figure.locator("input").evaluate(f"e => {{ e.value = {t}; e.dispatchEvent(new Event('input')); }}")
     for method, way in (("cameras", "deletion"), ("msg_cam", "insertion")):
         figure.get_by_role("combobox", name="Method").select_option(method)
@@ -300,17 +316,19 @@ def test_the_curve_shows_what_the_network_saw_and_said(fresh, site):
         front, ground = decoded(data["picture"]), decoded(data["blurred"])
         if way == "deletion":
             front, ground = ground, front
-        replaced = decoded(data["methods"][method]["ranks"]) < t
+        replaced = explore.levels(data["methods"][method]["ranks"]) < t
         expected = np.where(replaced[..., None], front, ground).astype(int)
         assert np.abs(drawn(figure, 0) - expected).max() <= 8  # two decoders of JPEG
 
 
 def test_the_value_under_the_pointer_is_the_maps(fresh, site):
-    figure, data = fresh.locator("[data-explore=methods]"), data_of(site, "methods")
+    figure = fresh.locator("[data-explore=methods]")
+    choose(figure.get_by_role("combobox", name="Photograph"), 5)
+    data = photograph_of(site, figure)
     figure.get_by_role("combobox", name="Method").select_option("cameras")
     canvas = figure.locator("canvas").first
     box = canvas.bounding_box()
-    values = decoded(data["methods"]["cameras"]["map"])
+    values = explore.levels(data["methods"]["cameras"]["map"])
     for x, y in ((0.3, 0.15), (0.6, 0.2), (0.1, 0.9)):
         canvas.hover(position={"x": x * box["width"], "y": y * box["height"]})
         text = figure.locator("output").inner_text()
@@ -323,7 +341,7 @@ def test_the_page_sums_masks_and_windows_as_the_equations_say(fresh, site):
     figure, data = fresh.locator("[data-explore=groups]"), data_of(site, "groups")
     figure.locator("input").focus()
     fresh.keyboard.press("End")
-    masks = decoded(data["masks"]).reshape(-1, data["side"], data["side"])
+    masks = explore.levels(data["masks"]).reshape(-1, data["side"], data["side"])
     total = np.einsum("r,rhw->hw", np.multiply(data["alpha"], data["peak"]), masks.astype(float))
     assert (
         np.abs(drawn(figure, 2) - coloured(data, total)).max() <= 12
@@ -331,13 +349,22 @@ def test_the_page_sums_masks_and_windows_as_the_equations_say(fresh, site):
 
     figure, data = fresh.locator("[data-explore=window]"), data_of(site, "window")
     figure.get_by_role("combobox", name="Map").select_option("all")
-    w, whole = data["window"], decoded(data["whole"]).astype(float)
+    w, whole = data["window"], explore.levels(data["whole"]).astype(float)
     total = np.zeros_like(whole)
     for (y, x), alpha, window in zip(
-        data["corners"], data["alpha"], decoded(data["maps"]).reshape(-1, w, w), strict=True
+        data["corners"], data["alpha"], explore.levels(data["maps"]).reshape(-1, w, w), strict=True
     ):
         total[y : y + w, x : x + w] += alpha * window + whole[y : y + w, x : x + w]  # (4-8)
     assert np.abs(drawn(figure, 2) - coloured(data, total)).max() <= 12
+
+
+def test_a_photograph_whose_file_is_missing_is_said(fresh, site):
+    figure = fresh.locator("[data-explore=curve]")
+    figure.get_by_role("combobox", name="Photograph").evaluate(
+        "e => { e.add(new Option('gone', 'gone')); e.value = 'gone'; e.dispatchEvent(new Event('change')); }"
+    )
+    figure.locator("[aria-busy=true]").wait_for(state="detached")
+    assert "explore/gone.js is missing" in figure.locator("output").inner_text()
 
 
 def test_without_scripts_the_still_pictures_stand_there(browser, site):

@@ -1,8 +1,33 @@
 // Brings the book's interactive figures to life. Each is <div class="explore" data-explore="KIND" data-figure="JSON">
-// around a still picture (thesis_lib/pages/explore.py), which stays where this script does not run. No library is used, and
-// nothing is loaded: pictures are in the JSON as data: addresses.
+// around a still picture (thesis_lib/pages/explore.py), which stays where this script does not run. No library is used.
+// Pictures are in the JSON as data: addresses, but for photographs to choose from: each is a script in explore/, which
+// calls explorePicture, because a page that was opened from a disk may load scripts and nothing else.
 (() => {
   "use strict";
+
+  const HERE = document.currentScript.src;
+  const asked = {}; // name of a photograph: the promise of its data
+  const answer = {}; // name of a photograph: what keeps that promise
+
+  /** A photograph's data, decoded: loaded when it is first asked for. */
+  function photograph(name) {
+    asked[name] ||= new Promise((resolve, reject) => {
+      const script = document.createElement("script");
+      answer[name] = resolve;
+      script.src = new URL(`explore/${name}.js`, HERE);
+      script.addEventListener("error", () => reject(new Error(`${script.src} is missing`)));
+      document.head.append(script);
+    }).then(async (data) => {
+      const methods = Object.entries(data.methods);
+      [data.picture, data.blurred] = await Promise.all([pixels(data.picture), pixels(data.blurred)]);
+      await Promise.all(methods.map(async ([, method]) => {
+        [[method.map], [method.ranks]] = await Promise.all([maps(method.map), maps(method.ranks)]);
+      }));
+      return data;
+    });
+    return asked[name];
+  }
+  window.explorePicture = (name, data) => answer[name](data);
 
   // Small tools
 
@@ -99,6 +124,24 @@
     return { box: make("div", { class: "explore-control" }, make("label", {}, label + " ", select)), select };
   }
 
+  const titles = (data) => Object.fromEntries(Object.entries(data.methods).map(([key, { name }]) => [key, name]));
+
+  /** The list of photographs. `changed(data)` once the chosen one is there; only the last choice counts. */
+  function choosePicture(data, say, changed) {
+    let last = data.start;
+    const list = choice("Photograph", data.pictures, async (name) => {
+      last = name;
+      list.select.setAttribute("aria-busy", "true");
+      const found = await photograph(name).catch((error) => error);
+      if (name !== last) return;
+      list.select.removeAttribute("aria-busy");
+      if (found instanceof Error) say(found.message);
+      else changed(found);
+    });
+    list.select.value = data.start;
+    return list;
+  }
+
   /** What the pointer does on a picture or a plot: `moved(x, y)`, each from 0 to 1. */
   function follow(element, moved, hover = false) {
     const tell = (event) => {
@@ -129,14 +172,13 @@
   const figures = {
     /** Insertion and deletion, step by step. Ranks count in steps: at point t, those below t are replaced. */
     async curve(data, say) {
-      const [picture, blurred] = await Promise.all([pixels(data.picture), pixels(data.blurred)]);
-      const ranks = {};
-      for (const [key, method] of Object.entries(data.methods)) [ranks[key]] = await maps(method.ranks);
-      const points = data.fractions.length;
-      const seen = panel("what the network sees", picture.width, "The picture, partly replaced by its blurred copy");
+      const keys = Object.keys(data.methods);
+      let [shown, method, way, t] = [await photograph(data.start), keys[0], "insertion", data.point];
+      const seen = panel("what the network sees", shown.picture.width, "The picture, partly replaced by its blurred copy");
 
       const [width, height, left, top] = [320, 224, 34, 8];
-      const x = (t) => left + (width - left - 8) * data.fractions[t];
+      const points = shown.fractions.length;
+      const x = (t) => left + (width - left - 8) * shown.fractions[t];
       const y = (p) => top + (height - top - 34) * (1 - p);
       const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Probability of the class over the share of pixels" });
       for (const p of [0, 0.5, 1]) {
@@ -146,34 +188,33 @@
       plot.append(svg("text", { x: left, y: height - 18 }, "0"), svg("text", { x: width - 8, y: height - 18, "text-anchor": "end" }, "100 %"));
       plot.append(svg("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "share of the pixels, strongest first"));
       const lines = {};
-      for (const key of Object.keys(data.methods)) plot.append((lines[key] = svg("polyline", { fill: "none", stroke: data.methods[key].colour })));
+      for (const key of keys) plot.append((lines[key] = svg("polyline", { fill: "none", stroke: data.methods[key].colour })));
       const dot = svg("circle", { r: 5 });
       plot.append(dot);
 
-      let [method, way, t] = [Object.keys(data.methods)[0], "insertion", 0];
       function update() {
-        const shown = data.methods[method];
+        const chosen = shown.methods[method];
         for (const [key, line] of Object.entries(lines)) {
-          line.setAttribute("points", data.methods[key][way].map((p, i) => `${x(i)},${y(p)}`).join(" "));
+          line.setAttribute("points", shown.methods[key][way].map((p, i) => `${x(i)},${y(p)}`).join(" "));
           line.setAttribute("class", key === method ? "chosen" : "other");
         }
         plot.append(lines[method], dot); // on top of the others
         dot.setAttribute("cx", x(t));
-        dot.setAttribute("cy", y(shown[way][t]));
-        dot.setAttribute("fill", shown.colour);
+        dot.setAttribute("cy", y(chosen[way][t]));
+        dot.setAttribute("fill", data.methods[method].colour);
         const inserting = way === "insertion";
-        seen.draw((i) => rgb(ranks[method][i] < t === inserting ? picture : blurred, i));
-        time.input.setAttribute("aria-valuetext", `${percent(data.fractions[t])} of the pixels`);
-        say(`${shown.name}, ${percent(data.fractions[t])} of the pixels ${inserting ? "inserted" : "deleted"}: ` +
-          `probability of ${data.category} ${shown[way][t].toFixed(3)}. Area under this curve: ${percent(shown[`${way}_auc`])}.`);
+        seen.draw((i) => rgb(chosen.ranks[i] < t === inserting ? shown.picture : shown.blurred, i));
+        time.input.setAttribute("aria-valuetext", `${percent(shown.fractions[t])} of the pixels`);
+        say(`${data.methods[method].name}, ${percent(shown.fractions[t])} of the pixels ${inserting ? "inserted" : "deleted"}: ` +
+          `probability of ${shown.category} ${chosen[way][t].toFixed(3)}. Area under this curve: ${percent(chosen[`${way}_auc`])}.`, shown);
       }
-      const names = Object.fromEntries(Object.entries(data.methods).map(([key, m]) => [key, m.name]));
-      const which = choice("Method", names, (value) => { method = value; update(); });
+      const picture = choosePicture(data, say, (found) => { shown = found; update(); });
+      const which = choice("Method", titles(data), (value) => { method = value; update(); });
       const direction = choice("Experiment", { insertion: "insertion", deletion: "deletion" }, (value) => { way = value; update(); });
       const time = slider("Pixels", points, 0, (value) => { t = value; update(); });
       follow(plot, (px) => time.go(Math.round(((px * width - left) / (width - left - 8)) * (points - 1))));
-      time.go(data.start);
-      return [controls(which.box, direction.box, time.box), panels(seen.element, make("div", { class: "explore-panel explore-wide" },
+      time.go(t);
+      return [controls(picture.box, which.box, direction.box, time.box), panels(seen.element, make("div", { class: "explore-panel explore-wide" },
         make("div", { class: "explore-title" }, "what it says"), plot))];
     },
 
@@ -318,19 +359,12 @@
     /** One picture, many methods, and the value under the pointer. */
     async methods(data, say) {
       const colours = palette(data.colours);
-      const picture = await pixels(data.picture);
-      const side = picture.width;
-      const [values, share] = [{}, {}];
-      for (const [key, method] of Object.entries(data.methods)) {
-        [values[key]] = await maps(method.map);
-        const counts = new Float64Array(256); // then: the share of pixels with a smaller value
-        for (const value of values[key]) counts[value] += 1 / values[key].length;
-        let below = 0;
-        share[key] = counts.map((n) => (below += n) - n);
-      }
+      let [shown, method, weight] = [await photograph(data.start), Object.keys(data.methods)[0], 5];
+      const side = shown.picture.width;
       const over = panel("the map over the picture", side, "The picture with the map over it. Arrow keys move the point that is read");
       const map = panel("the map", side, "The map of the chosen method");
-      let [method, weight, column, row] = [Object.keys(data.methods)[0], 5, ...data.start];
+      const summit = () => shown.methods[method].map.indexOf(shown.methods[method].map.reduce((a, b) => Math.max(a, b)));
+      let [column, row] = [summit() % side, Math.floor(summit() / side)];
       function cross(context, x, y) {
         for (const [style, width] of [["#000", 5], ["#fff", 2]]) {
           context.strokeStyle = style;
@@ -344,18 +378,18 @@
         }
       }
       function update() {
-        const shown = values[method];
-        over.draw((i) => mix(rgb(picture, i), heat(colours, shown[i]), weight / 10));
-        map.draw((i) => heat(colours, shown[i]));
+        const { map: values, overall } = shown.methods[method];
+        over.draw((i) => mix(rgb(shown.picture, i), heat(colours, values[i]), weight / 10));
+        map.draw((i) => heat(colours, values[i]));
         for (const { context } of [over, map]) cross(context, column, row);
-        const value = shown[row * side + column];
-        const { name, overall } = data.methods[method];
+        const value = values[row * side + column];
+        const below = values.reduce((n, other) => n + (other < value), 0) / values.length;
         strength.input.setAttribute("aria-valuetext", `${10 * weight} %`);
-        say(`${name} at row ${row}, column ${column}: ${(value / 255).toFixed(2)}, more than at ${percent(Math.floor(1000 * share[method][value]) / 1000)} of the pixels. ` +
-          `Insertion minus deletion on this picture: ${percent(overall)}.`);
+        say(`${data.methods[method].name} at row ${row}, column ${column}: ${(value / 255).toFixed(2)}, more than at ${percent(Math.floor(1000 * below) / 1000)} of the pixels. ` +
+          `Insertion minus deletion on this picture: ${percent(overall)}.`, shown);
       }
-      const names = Object.fromEntries(Object.entries(data.methods).map(([key, m]) => [key, m.name]));
-      const which = choice("Method", names, (value) => { method = value; update(); });
+      const picture = choosePicture(data, say, (found) => { shown = found; update(); });
+      const which = choice("Method", titles(data), (value) => { method = value; update(); });
       const strength = slider("Map's strength", 11, weight, (value) => { weight = value; update(); });
       for (const { canvas } of [over, map]) {
         follow(canvas, (x, y) => {
@@ -368,16 +402,21 @@
         update();
       });
       update();
-      return [controls(which.box, strength.box), panels(over.element, map.element)];
+      return [controls(picture.box, which.box, strength.box), panels(over.element, map.element)];
     },
   };
 
   async function enliven(root) {
     const still = root.querySelector("img");
     const text = make("output", { class: "explore-values" }); // read out when it changes
+    const credit = make("div", { class: "explore-credit" });
+    const say = (words, shown) => {
+      text.textContent = words;
+      if (shown) credit.textContent = `Photograph by ${shown.author}, CC BY 2.0; the network says ${shown.category} (${shown.probability}), its label is ${shown.truth}.`;
+    };
     const box = make("div", { class: "explore-live", role: "group", "aria-label": `Interactive figure: ${root.dataset.explore}` });
-    const parts = await figures[root.dataset.explore](JSON.parse(root.dataset.figure), (words) => (text.textContent = words));
-    box.append(...parts, text);
+    const parts = await figures[root.dataset.explore](JSON.parse(root.dataset.figure), say);
+    box.append(...parts, text, credit);
     still.replaceWith(box);
     root.dataset.ready = "yes";
   }
