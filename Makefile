@@ -30,9 +30,9 @@ test: .venv/.installed  ## style, unit tests, notebook lint, then every notebook
 	@OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered
 	@echo "executing the notebooks against their stored outputs"
 	@# Two at a time, a thread each, as above: on two cores faster than one at a time.
-	@echo notebooks/*.ipynb | IPYTHONDIR="$(CURDIR)/_build/ipython" OMP_NUM_THREADS=1 xargs -n 1 -P 2 \
+	@IPYTHONDIR="$(CURDIR)/_build/ipython" OMP_NUM_THREADS=1 \
 	    $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 1800 \
-	    --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider -q
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider -q -n 2 --dist loadfile notebooks
 
 record: .venv/.installed  ## measure what the pages read, into data/results; goes on where it was (PART=...: that part)
 	@$(PY) -m thesis_lib.runs.record $(PART)
