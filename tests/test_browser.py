@@ -61,7 +61,9 @@ WIDE = """() => [document.documentElement, ...document.querySelectorAll("article
 SETTLED = """async () => {
     await window.MathJax?.startup?.promise;
     const waiting = () => [...document.querySelectorAll(".explore")].some(e => !e.dataset.ready);
-    for (let i = 0; i < 100 && waiting(); i++) await new Promise(done => setTimeout(done, 50));
+    // Colours in transition are no colours of the page.
+    const moving = () => document.getAnimations().some(a => a.playState === "running");
+    for (let i = 0; i < 100 && (waiting() || moving()); i++) await new Promise(done => setTimeout(done, 50));
 }"""
 CHECKS = ["console", "requests", "images", "formulas", "accessibility", "wide"]
 

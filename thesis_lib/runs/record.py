@@ -406,7 +406,7 @@ def _add(part, data, new, now, layers):
     rows = rows.iloc[np.lexsort(ranks[::-1])].reset_index(drop=True)
     for label in now:
         known = provenance["methods"][label] if label in grown else {"left_out": [], "device": ""}
-        devices = {*manifest["devices"], *filter(None, known["device"].split(", "))}
+        devices = {*manifest["devices"], *filter(None, known["device"].split("; "))}
         provenance["methods"][label] = {
             "facts": now[label],
             "pictures": int(rows.loc[rows["method"] == label, "id"].nunique()),
@@ -414,7 +414,7 @@ def _add(part, data, new, now, layers):
             "layers": layers,
             "command": f"make record PART={part.name}",
             "commit": manifest["commit"],
-            "device": ", ".join(sorted(devices)),
+            "device": "; ".join(sorted(devices)),
             "versions": key.versions(),
             "date": datetime.date.today().isoformat(),
         }
