@@ -122,6 +122,7 @@ def _game(family):
 WINDOW: dict[str, Any] = {"window": 160, "stride": 32, "cutoff": 28}
 SESS_SIZES = [224, 288, 352, 416]
 MSG_CAM = {"sizes": [224, 324], "groups": 8}  # inside windows and SESS, where all of it takes long
+PHOTO_BASES = ["grad_cam", "grad_cam_plus_plus", "group_cam", "msg_cam"]  # XGrad-CAM is Grad-CAM on Lite0
 CNN_BASES = ["grad_cam", "xgrad_cam", "msg_cam"]
 VIT_BASES = ["transformer_attribution", "gradient_attention", "grad_cam"]
 
@@ -245,6 +246,7 @@ PLAN = [
     Part("scenes", "cutouts_scenes", f"{CNN}_scenes", lambda: _game("convolutional"), GAME, "pointing_game"),
     Part("sanity", "cutouts", CNN, lambda: _bare("convolutional"), ("sanity",), "sanity", 16, chunk=2),
     Part("sanity", "cutouts", VIT, lambda: _bare("transformer"), ("sanity",), "sanity", 16, chunk=2),
+    Part("windows", PHOTOGRAPHS, LITE0, lambda: windows(PHOTO_BASES), CURVES, "windows", 400, 896),
     Part("windows", "cutouts", CNN, lambda: windows(CNN_BASES), BOTH, "windows", 100, 1792),
     Part("windows", "cutouts", VIT, lambda: windows(VIT_BASES), BOTH, "windows", 100, 1792),
     Part("windows", "cutouts_scenes", f"{CNN}_scenes", lambda: windows(CNN_BASES[:2], "always"), GAME, "windows"),
