@@ -304,14 +304,18 @@ def write(file: Path, rows: pd.DataFrame, provenance: dict) -> None:
             lists = [np.asarray(v, bool if flags else np.float16) for v in values]
             columns[name] = pa.array(lists, pa.list_(pa.bool_() if flags else pa.float16()))
             if not flags:
-                curves.append(f"{name}.list.element")
+                curves.append(name)
         else:
             values = rows[name].astype(np.float32) if rows[name].dtype == np.float64 else rows[name]
             columns[name] = pa.Array.from_pandas(values)
     file.parent.mkdir(parents=True, exist_ok=True)
     # Bytes of the same rank lie together, and are packed hard: two fifths less, and all rows are in the repository.
-    packed: dict[str, Any] = {"compression": "zstd", "compression_level": 19, "use_byte_stream_split": curves}
-    packed["use_dictionary"] = [name for name in columns if f"{name}.list.element" not in curves]
+    packed: dict[str, Any] = {
+        "compression": "zstd",
+        "compression_level": 19,
+        "use_byte_stream_split": [f"{name}.list.element" for name in curves],
+        "use_dictionary": [name for name in columns if name not in curves],
+    }
     files.replace(file, lambda path: pq.write_table(pa.table(columns), path, **packed))
     text = json.dumps(provenance, indent=1) + "\n"
     files.replace(file.with_suffix(".json"), lambda path: path.write_text(text, "utf-8"))
