@@ -191,6 +191,19 @@ def test_a_sum_of_several_sizes_is_that_of_the_resized(smalls, big):
     torch.testing.assert_close(kernels.resized_sum(maps, big), expected, rtol=1e-12, atol=1e-12)
 
 
+@SMALL
+@given(
+    st.lists(st.tuples(*[st.integers(1, 9)] * 2), min_size=1, max_size=4),
+    st.tuples(*[st.integers(1, 30)] * 2),
+    st.integers(1, 3000),
+)
+def test_a_product_of_sums_tile_by_tile_is_that_of_whole_maps(smalls, big, room):
+    left, right = ([rand(2, 3, *small, seed=s + k) for k, small in enumerate(smalls)] for s in (0, 9))
+    a, b = (sum(kernels.resize(x, big) for x in maps) for maps in (left, right))
+    ours = kernels.resized_dot(left, right, big, room)
+    torch.testing.assert_close(ours, (a * b).sum(1), rtol=1e-12, atol=1e-12)
+
+
 # masked_scores
 
 
@@ -273,10 +286,28 @@ def test_two_matrices_enlarge_as_pytorch_does(small, big, mode):
     rows, columns = (kernels.interpolation(n, big, mode) for n in x.shape[-2:])
     theirs = torch.nn.functional.interpolate(x, (big, big), mode=mode)
     torch.testing.assert_close(rows @ x @ columns.mT, theirs, rtol=0, atol=1e-12)
+    banded = kernels.resize_by_matrices(x, (big, big), mode)
+    torch.testing.assert_close(banded, theirs, rtol=0, atol=1e-12)
 
 
 def test_what_is_kept_of_an_interpolation_may_be_used_in_any_mode():
     kernels.interpolation.cache_clear()
+    kernels.bands.cache_clear()
+    kind = "bilinear", 1, torch.float64, torch.device("cpu")
     with torch.inference_mode():
-        kernels.interpolation(3, 5)
-    (kernels.interpolation(3, 5) @ torch.rand(3, 3, dtype=torch.float64, requires_grad=True)).sum().backward()
+        kernels.interpolation(3, 5), kernels.bands(3, 5, *kind)
+    for matrix in (kernels.interpolation(3, 5), kernels.bands(3, 5, *kind)[0][2]):
+        (matrix @ torch.rand(3, 3, dtype=torch.float64, requires_grad=True)).sum().backward()
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("small, big", [(14, 224), (57, 224), (224, 57), (1, 9), (3, 2)])
+@pytest.mark.parametrize("count", [1, 2, 8, 300])
+def test_bands_are_the_matrix_without_most_of_its_zeros(small, big, mode, count):
+    whole, row = kernels.interpolation(small, big, mode), 0
+    for first, last, block in kernels.bands(small, big, mode, count, torch.float64, whole.device):
+        rows = whole[row : row + len(block)]
+        assert torch.equal(block, rows[:, first:last])
+        assert not rows[:, :first].any() and not rows[:, last:].any()
+        row += len(block)
+    assert row == big

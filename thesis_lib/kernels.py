@@ -156,6 +156,43 @@ def interpolation(small: int, big: int, mode: str = "bilinear") -> Tensor:
         return F.interpolate(torch.eye(small, dtype=torch.float64)[None, None], (big, small), mode=mode)[0, 0]
 
 
+@functools.lru_cache(256)
+def bands(
+    small: int, big: int, mode: str, count: int, dtype: torch.dtype, device: torch.device
+) -> list[tuple[int, int, Tensor]]:
+    """`interpolation` in `count` bands of its rows: (first, last, block) of each; elsewhere their columns are 0.
+
+    A pixel is made of two or four neighbours, so that most of the matrix need not be multiplied.
+
+    >>> [block.shape for _, _, block in kernels.bands(4, 16, "bilinear", 2, torch.float32, torch.device("cpu"))]
+    [torch.Size([8, 3]), torch.Size([8, 3])]
+    """
+    with torch.inference_mode(False):
+        found = []
+        for band in interpolation(small, big, mode).tensor_split(count):
+            used = band.any(0).nonzero().flatten().tolist()
+            first, last = (used[0], used[-1] + 1) if used else (0, 0)
+            found.append((first, last, band[:, first:last].to(device, dtype)))
+        return found
+
+
+def resize_by_matrices(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """x (N, C, h, w) to size (H, W), as `torch.nn.functional.interpolate` does it in that mode.
+
+    Two matrices in bands, one for each direction: on a CPU a third of the time of PyTorch's own, if "bicubic".
+
+    >>> x = torch.rand(1, 1, 6, 7)
+    >>> ours, theirs = (f(x, (9, 20), mode="bicubic") for f in (kernels.resize_by_matrices, F.interpolate))
+    >>> ours.allclose(theirs, atol=1e-5)
+    True
+    """
+    rows, columns = (
+        bands(*ends, mode, 8, x.dtype, x.device) for ends in zip(x.shape[-2:], size, strict=True)
+    )
+    x = torch.cat([block @ x[:, :, first:last] for first, last, block in rows], -2)
+    return torch.cat([x[..., first:last] @ block.mT for first, last, block in columns], -1)
+
+
 def resized_sum(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     """The sum of maps (N, C, h_t, w_t) of several sizes, each resized: sum_t phi(x_t, size) -> (N, C, H, W).
 
@@ -169,6 +206,43 @@ def resized_sum(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
     rows = [interpolation(x.shape[-2], size[0]).to(x) @ x for x in maps]
     columns = torch.cat([interpolation(x.shape[-1], size[1]) for x in maps], 1).to(maps[0])
     return torch.cat(rows, -1) @ columns.mT
+
+
+def resized_dot(left: Sequence[Tensor], right: Sequence[Tensor], size: Sequence[int], room: int) -> Tensor:
+    """`resized_sum(left, size)` times that of right, summed over channels: (N, C, h_t, w_t) -> (N, H, W).
+
+    Tile by tile, so that nothing is written that is as large as the image and has channels. room: numbers
+    that are held at a time, beyond the maps themselves.
+
+    >>> maps = [torch.rand(2, 5, 3, 4), torch.rand(2, 5, 6, 8)]
+    >>> literal = kernels.resized_sum(maps, (12, 16)).square().sum(1)
+    >>> kernels.resized_dot(maps, maps, (12, 16), room=10**4).allclose(literal)
+    True
+    """
+    n, channels = left[0].shape[:2]
+    # Pixels first: what is cut and joined lies together then.
+    maps = [torch.stack(pair).permute(3, 4, 0, 1, 2).flatten(2) for pair in zip(left, right, strict=True)]
+    height = max(1, room // sum(x[0].numel() for x in maps))  # of a tile
+    some = 8 if maps[0].device.type == "cpu" else 1  # a GPU had rather one large product than small ones
+
+    def shared(dim, count):  # bands of the same pixels, of all sizes
+        kind = count, maps[0].dtype, maps[0].device
+        return zip(*(bands(x.shape[dim], size[dim], "bilinear", *kind) for x in maps), strict=True)
+
+    columns = [(parts, torch.cat([block for *_, block in parts], 1)) for parts in shared(1, some)]
+    total = []
+    for parts in shared(0, max(some, -(-size[0] // height))):
+        tall = [
+            (block @ x[first:last].flatten(1)).unflatten(1, x.shape[1:])
+            for x, (first, last, block) in zip(maps, parts, strict=True)
+        ]
+        line = []
+        for across, matrix in columns:
+            cut = [x[:, first:last] for x, (first, last, _) in zip(tall, across, strict=True)]
+            a, b = (matrix @ torch.cat(cut, 1)).unflatten(2, (2, n, channels)).unbind(2)
+            line.append((a * b).sum(-1))
+        total.append(torch.cat(line, 1))
+    return torch.cat(total).permute(2, 0, 1)
 
 
 def pixel_mean_weights(small: Sequence[int], big: Sequence[int]) -> tuple[Tensor, Tensor]:

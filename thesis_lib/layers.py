@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def float_tensor(network: nn.Module) -> Tensor:
     >>> float_tensor(torch.nn.Linear(2, 3).double()).dtype
     torch.float64
     """
-    tensors = (*network.parameters(), *network.buffers())
+    tensors = chain(network.parameters(), network.buffers())  # none is looked at beyond the first
     return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
 
 

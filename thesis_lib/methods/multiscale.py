@@ -17,10 +17,11 @@ from thesis_lib.counts import count
 from thesis_lib.kernels import (
     blur,
     group_sum,
-    interpolation,
     min_max,
     percentile_denoise,
     pixel_mean_weights,
+    resize_by_matrices,
+    resized_dot,
     resized_sum,
     usable,
 )
@@ -28,7 +29,7 @@ from thesis_lib.methods.base import METHODS, explainer
 from thesis_lib.methods.masks import mask_weights, weighted_sum
 
 GATES = "prediction", "always"
-CHUNK = 2**21  # elements at full resolution that CAMERAS holds: 8 MB in float32; off the CPU 256
+CHUNK = 2**21  # numbers that CAMERAS holds beyond features and gradients: 8 MB in float32; off the CPU 256
 
 
 def scale_sizes(size: Sequence[int], sizes: Sequence[int] | None = None) -> list[tuple[int, ...]]:
@@ -61,9 +62,8 @@ def scaled_inputs(
     for size in scale_sizes(own, sizes):
         if size == own:
             yield images
-        elif mode == "bicubic" and images.device.type == "cpu":  # twice as fast as PyTorch's own
-            rows, columns = (interpolation(*ends, mode).to(images) for ends in zip(own, size, strict=True))
-            yield rows @ images @ columns.mT
+        elif mode == "bicubic" and images.device.type == "cpu":
+            yield resize_by_matrices(images, size, mode)
         else:
             yield F.interpolate(images, size, mode=mode)
 
@@ -122,8 +122,13 @@ def mean_over_scales(maps: Iterable[Tensor], keep: Tensor, size: Sequence[int]) 
     >>> mean_over_scales(maps, torch.tensor([[True], [True]]), (4, 4)).unique()
     tensor([2.])
     """
+    return resized_sum(_weighed(maps, keep), size)
+
+
+def _weighed(maps, keep):
+    """Maps (N, C, h, w) of each scale, divided by the number of kept scales; 0 where a scale is not kept."""
     n, *kept = (k[:, None, None, None] for k in (keep.sum(0), *keep))
-    return resized_sum([torch.where(k, x / n, 0) for x, k in zip(maps, kept, strict=True)], size)
+    return [torch.where(k, x / n, 0) for x, k in zip(maps, kept, strict=True)]
 
 
 def fused_weights(gradients: Iterable[Tensor], keep: Tensor, size: Sequence[int]) -> Tensor:
@@ -175,7 +180,7 @@ def cameras(
     """CAMERAS (Jalwana et al., 2021): map = ReLU(sum_k mean_t phi(A_t) * mean_t phi(G_t)).
 
     Images are enlarged bicubically, as in its official code. The product of two means does not
-    commute with phi: channels go through in chunks of bounded memory.
+    commute with phi: pixels go through in tiles of bounded memory.
 
     Args:
         clf, images, classes, batch: as `grad_cam`, and the result.
@@ -186,16 +191,9 @@ def cameras(
     torch.Size([1, 224, 224])
     """
     features, gradients, keep, _ = explain_scales(clf, images, classes, sizes, gate, "bicubic")
-    size = images.shape[-2:]
     room = CHUNK if images.device.type == "cpu" else 32 * CHUNK
-    chunk = max(1, room // images[:, 0].numel())
-    total = torch.zeros_like(images[:, 0])
-    for start in range(0, features[0].shape[1], chunk):
-        part = slice(start, start + chunk)
-        a = mean_over_scales([x[:, part] for x in features], keep, size)
-        g = mean_over_scales([x[:, part] for x in gradients], keep, size)
-        total += (a * g).sum(1)
-    return total.relu()
+    fused = resized_dot(_weighed(features, keep), _weighed(gradients, keep), images.shape[-2:], room)
+    return fused.relu()
 
 
 @METHODS.entry(
