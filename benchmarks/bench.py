@@ -48,6 +48,7 @@ from other_libraries import captum_grad_cam, pytorch_grad_cam, torchcam  # noqa:
 
 CASES = {}
 LITE0 = "timm/tf_efficientnet_lite0"
+LARGE = "vgg19", "resnet50", LITE0, "vit_b_16"  # a CPU takes long for them
 
 
 def case(function):
@@ -204,7 +205,7 @@ def score_cam(bench):
             contestants["score_cam, torchcam"] = torchcam_map
             contestants["score_cam, pytorch-grad-cam"] = jacobgil_map
         yield (
-            {"network": name, "pictures": n, "passes": needed, "long": name != "vgg19_cutouts"},
+            {"network": name, "pictures": n, "passes": needed, "long": name in LARGE[:2]},
             contestants,
         )
 
@@ -408,9 +409,11 @@ def curves(bench):
                     means = torch.tensor([theirs["insertion_auc"], theirs["deletion_auc"]])
                     same(both.mean(0), means, 2e-3, "torchcam's curves")
             contestants["curves, torchcam"] = lambda: torchcam_curves(clf, x, maps, c)
-            contestants["curves, torchcam, one frame at a time"] = lambda: torchcam_curves(clf, x, maps, c, 1)
-            contestants["one frame at a time, as RISE"] = lambda: one_frame_at_a_time(clf, x, maps, c)
-            if name != "vgg19" or bench.gpu:
+            if name != "vgg19" or bench.gpu:  # there, each of them would take minutes
+                contestants["curves, torchcam, one frame at a time"] = lambda: torchcam_curves(
+                    clf, x, maps, c, 1
+                )
+                contestants["one frame at a time, as RISE"] = lambda: one_frame_at_a_time(clf, x, maps, c)
                 contestants["deletion alone, Quantus"] = lambda: quantus_curve(clf, x, maps, c)
         yield facts, contestants
 
@@ -714,7 +717,7 @@ def main():
     parser.add_argument("--bf16", action="store_true", help="curves and all methods in bfloat16")
     parser.add_argument("--only", nargs="+", choices=[*CASES, "precision", "memory"], help="these cases")
     parser.add_argument("--quick", action="store_true", help="small networks alone, but for Grad-CAM")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7, help="on a CPU at most 3 of large networks")
     parser.add_argument("--long-rounds", type=int, default=1, help="of cases that take minutes")
     parser.add_argument("--out", type=Path, help="a CSV; the JSON lies beside it")
     arguments = parser.parse_args()
@@ -725,10 +728,12 @@ def main():
     place = Recording(out, arguments.device, wanted)
     for key in (k for k in CASES if k in wanted):
         for facts, contestants in CASES[key](bench):
-            long = facts.pop("long", False) and not bench.gpu
-            rounds = arguments.long_rounds if long else arguments.rounds
-            if rounds > 1:  # the first time is for caches, and for what is compiled
-                for work in contestants.values():
+            long, large = facts.pop("long", False), facts["network"] in LARGE
+            rounds = arguments.rounds
+            if not bench.gpu:
+                rounds = arguments.long_rounds if long else min(rounds, 3) if large else rounds
+            for who, work in contestants.items():  # the first time is for caches, and for what is compiled
+                if rounds > 1 or who.endswith("compiled"):
                     work()
             rows = []
             for number in range(rounds):
