@@ -322,9 +322,15 @@ def test_without_that_rule_a_choice_of_pictures_turns_a_verdict(use):
     use(chosen)  # as if these had been all
     assert evidence.highest(NAME, "overall", "msg_cam").verdict == "holds"
     use(chosen, pictures=60)
-    assert evidence.highest(NAME, "overall", "msg_cam") == (
-        "open", f"rows are missing: {NAME} has 8 of 60 pictures of Grad-CAM", 0,
-    )  # fmt: skip
+    verdict, text, n = evidence.highest(NAME, "overall", "msg_cam")
+    missing, so_far = text.split("; so far: ")
+    assert (verdict, missing, n) == ("open", f"rows are missing: {NAME} has 8 of 60 pictures of Grad-CAM", 0)
+    assert so_far.startswith(
+        "n = 8; over-all: rank 1 of 7; clearly ahead of it: none; clearly behind it: Grad-CAM,"
+    )
+    assert (
+        evidence.highest(NAME, "overall", "msg_cam").verdict == "open"
+    )  # nor does what was looked at so far stay
 
 
 def test_a_smaller_family_does_not_decide(use):

@@ -287,6 +287,22 @@ def test_rows_of_the_page_are_anchors_with_what_filters_need():
     assert counts.loc["all", "chapter 3"] == LEDGER.index.str.startswith("3-").sum()
 
 
+def test_a_page_opens_with_what_became_of_its_claims():
+    claims = "3-table-2-first", "3-step"
+    heading, _, *lines = ledger.verdicts(*claims).split("\n")
+    for claim, line in zip(claims, lines, strict=True):
+        row = LEDGER.loc[claim]
+        found = [f.text for f in ledger.findings(row["evidence"], row["table"])]
+        assert (
+            row["statement"] in line
+            and f"**{row['status'].capitalize()}**" in line
+            and f"#claim-{claim})" in line
+        )
+        assert all(text in line for text in found)
+    with pytest.raises(KeyError):
+        ledger.verdicts("3-no-such-claim")
+
+
 def test_cells_that_are_not_there_have_no_link():
     with pytest.raises(KeyError, match="no cell"):
         ledger.link("03_1_method#method-99")

@@ -18,7 +18,8 @@ Fewer pictures than could give p < 0.05 in that family leave a claim open, whate
 rejected is evidence of nothing.
 
 A claim is decided on whole tables only: where a method, a picture of the plan (`runs/record.py`) or of the
-provenance, or a layer is missing, it is open. So no choice of pictures, methods or seeds can turn a verdict.
+provenance, or a layer is missing, it is open. So no choice of pictures, methods or seeds can turn a verdict. What
+the rows say that are there is shown all the same, behind "so far".
 """
 
 import functools
@@ -42,6 +43,7 @@ from thesis_lib.runs.record import PLAN, recorded
 MARGINS = {"overall": 0.01, "insertion_auc": 0.01, "deletion_auc": 0.01}
 CORRELATION_MARGIN = 0.05
 DARK = 0.1  # a probability "close to 0", of the class on the blurred picture
+SO_FAR = " so far"  # behind a table's name: the pictures that it has, whatever the plan says
 
 
 class Finding(NamedTuple):
@@ -66,7 +68,7 @@ EVIDENCE: dict[str, Callable[..., Finding]] = {}
 
 
 def evidence(function: Callable[..., Finding]) -> Callable[..., Finding]:
-    """Registers what the ledger may call. Where rows are missing, the claim is open."""
+    """Registers what the ledger may call. Where rows are missing, the claim is open, and n is 0."""
 
     @functools.lru_cache  # rows do not change under a page
     @functools.wraps(function)
@@ -74,7 +76,12 @@ def evidence(function: Callable[..., Finding]) -> Callable[..., Finding]:
         try:
             return function(*args, **kwargs)
         except Incomplete as reason:
-            return Finding("open", f"rows are missing: {reason}", 0)
+            text = f"rows are missing: {reason}"
+        try:
+            so_far = function(f"{args[0]}{SO_FAR}", *args[1:], **kwargs)
+        except Incomplete:
+            return Finding("open", text, 0)
+        return Finding("open", f"{text}; so far: {so_far.text}", 0)
 
     EVIDENCE[function.__name__] = found
     return found
@@ -86,6 +93,7 @@ def evidence(function: Callable[..., Finding]) -> Callable[..., Finding]:
 @functools.lru_cache
 def load(table: str) -> pd.DataFrame:
     """The recorded rows of "dataset/network/table", with their provenance."""
+    table = table.removesuffix(SO_FAR)
     try:
         return recorded(*table.split("/"))
     except FileNotFoundError:
@@ -95,6 +103,7 @@ def load(table: str) -> pd.DataFrame:
 @functools.lru_cache
 def planned(table: str) -> dict[str, set]:
     """{label: ids of the pictures} that the plan has for a table; nothing for one that is no part of it."""
+    table = table.removesuffix(SO_FAR)
     parts = [p for p in PLAN if f"{p.dataset}/{p.network}/{p.table}" == table]
     return {label: set(part.data().ids) for part in parts for label in part.methods()}
 
@@ -107,7 +116,8 @@ def labels_of(table: str) -> list[str]:
 def whole(table: str, labels: Iterable[str]) -> pd.DataFrame:
     """The rows of these labels, all of them.
 
-    The plan may have fewer pictures of a label than of another (Score-CAM's passes are many).
+    The plan may have fewer pictures of a label than of another (Score-CAM's passes are many). Of a table "so far",
+    the rows that are there.
 
     Raises:
         Incomplete: without a label, a picture of the plan or of the provenance, or a pair of a picture and a class
@@ -121,7 +131,7 @@ def whole(table: str, labels: Iterable[str]) -> pd.DataFrame:
     everything = set(
         rows.loc[rows["method"].isin(labels), ["id", "class"]].itertuples(index=False, name=None)
     )
-    for label in labels:
+    for label in labels if not table.endswith(SO_FAR) else []:
         there = set(pairs[label]["id"])
         wanted = plan.get(label, set()) - set(known[label]["left_out"])
         if not wanted <= there or len(there) < known[label]["pictures"]:
@@ -514,15 +524,11 @@ def sanity(table: str, method: str, kind: str, which: str = "last") -> Finding:
     """That random layers leave nothing of a method's map: see `layers`.
 
     kind: one of `metrics.sanity.KINDS`; which: "last", the end of a cascade, where all are random; "each" layer; or
-    each whose name begins so.
+    each whose name begins as that regular expression says.
     """
     rows = layers(table, method, kind)
     meant = (
-        rows.iloc[-1:]
-        if which == "last"
-        else rows
-        if which == "each"
-        else rows[rows.index.str.startswith(which)]
+        rows.iloc[-1:] if which == "last" else rows if which == "each" else rows[rows.index.str.match(which)]
     )
     if not len(meant):
         raise ValueError(f"no layer of {table} begins with {which!r}: {list(rows.index)}")

@@ -215,6 +215,20 @@ def _evidence(row):
     return "".join(lines)
 
 
+def verdicts(*claims: str) -> str:
+    """Markdown for the beginning of a page: some of its claims, each with its status and what the deciding table says."""
+    ledger = read()
+    lines = ["**What the thesis says of this, and what the rows say:**\n"]
+    for claim in claims:
+        row = ledger.loc[claim]
+        found = ". ".join(f.text for f in findings(row["evidence"], row["table"]))
+        lines.append(
+            f"- *{row['statement']}* **{row['status'].capitalize()}**, by {_where(row['table'])}. {found}. "
+            f"([{claim}](05_2_ledger.html#claim-{claim}))"
+        )
+    return "\n".join(lines)
+
+
 def as_html(ledger: pd.DataFrame) -> str:
     """The ledger as one table; its rows are anchors (`claim-3-eq-7`) and carry what filters need."""
     lines = ['<table class="ledger"><thead><tr>']
