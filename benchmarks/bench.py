@@ -518,7 +518,7 @@ def compiled(clf, x, n):
 @case
 def floor(bench):
     """The bare passes themselves, as they could be run."""
-    for name, n in bench.sizes(("vgg19_cutouts", 64), ("vgg19", 16)):
+    for name, n in bench.sizes(("vgg19_cutouts", 64), ("vgg19", 16), (LITE0, 64)):
         n = 512 if bench.gpu else n
         clf, x = bench.network(name, bf16=False), bench.pictures(n)
         low = bench.network(name, bf16=True)
@@ -538,7 +538,7 @@ def floor(bench):
                     plain()
 
             contestants["Winograd's algorithm (NNPACK)"] = winograd
-        for batch in (1, 4, 64) if not bench.gpu else (1, 16, 64, 256):
+        for batch in (1, 4, 16, 64) if not bench.gpu else (1, 16, 64, 256):
             other = clf.with_batch(min(batch, n))
             contestants[f"batch {min(batch, n)}"] = partial(bare, other, passes(other, x, n))
         contestants["bfloat16"] = partial(bare, low, passes(low, x, n))

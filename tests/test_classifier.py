@@ -307,6 +307,17 @@ def test_batch_bounds_the_images_of_a_pass(batch, side, passes):
     assert clf.batch == batch
 
 
+def test_few_pictures_pass_at_a_time_where_convolutions_are_depthwise():
+    """They wait for memory: 4 on the CPU, as long as nobody names another number."""
+    for groups, batch in ((1, 16), (2, 16), (6, 4)):
+        network = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=groups), nn.Flatten(), nn.LazyLinear(2)
+        )
+        network(torch.zeros(1, 3, 8, 8))
+        clf = tl.Classifier(network, layer="1")
+        assert clf.batch == batch and clf.with_batch(7).batch == 7
+
+
 def test_batch_must_be_positive():
     with pytest.raises(ValueError, match="at least 1"):
         classifier(batch=0)

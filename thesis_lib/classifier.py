@@ -39,7 +39,7 @@ class Classifier:
         mean, std: of the pixels, one number for each channel, for `normalise`.
         activation: "softmax", or "sigmoid" for a multi-label network, or one with a single output.
         batch: images of up to 224 x 224 pixels in a forward pass, larger ones in proportion fewer.
-            None: 16 on the CPU, where larger passes are slower, 128 elsewhere.
+            None: 16 on the CPU, where larger passes are slower, 4 with depthwise convolutions, 128 elsewhere.
         compile: whether passes without a graph run a compiled copy of the network (`thesis_lib.compiled`): True where
             it pays, "always" in every loop of some full batches, False never; nor where the environment
             variable THESIS_COMPILE is 0.
@@ -82,9 +82,11 @@ class Classifier:
         self._seen: dict[str, Any] = {"sizes": set()}
         self._batch = None if batch is None else _at_least_one(batch)
         self.compile = _when(compile)
+        convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
         # On the CPU twice as fast in batches (benchmarks, case "floor").
-        convolutional = any(isinstance(m, nn.Conv2d) for m in network.modules())
-        self._format = torch.channels_last if convolutional else torch.contiguous_format
+        self._format = torch.channels_last if convolutions else torch.contiguous_format
+        # Filters of single channels wait for memory: of few pictures, what they read stays in the CPU's caches.
+        self._depthwise = any(m.groups == m.in_channels > 1 for m in convolutions)
         self.layer = find_layer(network) if layer is None else layer
         names = [n for n, _ in network.named_modules() if n]
         if self.layer not in names:
@@ -107,7 +109,9 @@ class Classifier:
 
     @property
     def batch(self) -> int:
-        return self._batch or (16 if self.device.type == "cpu" else 128)
+        if self._batch or self.device.type != "cpu":
+            return self._batch or 128
+        return 4 if self._depthwise else 16
 
     def with_batch(self, batch: int) -> Self:
         """The same classifier, the same network, with another `batch`."""

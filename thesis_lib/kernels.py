@@ -179,18 +179,26 @@ def bands(
 def resize_by_matrices(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
     """x (N, C, h, w) to size (H, W), as `torch.nn.functional.interpolate` does it in that mode.
 
-    Two matrices in bands, one for each direction: on a CPU a third of the time of PyTorch's own, if "bicubic".
+    Two matrices in bands, one for each direction: on a CPU a third of the time of PyTorch's own, if "bicubic". The
+    result has its channels last in memory, as convolutions want them.
 
     >>> x = torch.rand(1, 1, 6, 7)
     >>> ours, theirs = (f(x, (9, 20), mode="bicubic") for f in (kernels.resize_by_matrices, F.interpolate))
     >>> ours.allclose(theirs, atol=1e-5)
     True
     """
+    n, channels = x.shape[:2]
     rows, columns = (
         bands(*ends, mode, 8, x.dtype, x.device) for ends in zip(x.shape[-2:], size, strict=True)
     )
-    x = torch.cat([block @ x[:, :, first:last] for first, last, block in rows], -2)
-    return torch.cat([x[..., first:last] @ block.mT for first, last, block in columns], -1)
+    wide = torch.cat([x[..., first:last] @ block.mT for first, last, block in columns], -1)
+    wide = wide.permute(0, 2, 3, 1).flatten(2)
+    found = x.new_empty(n, size[0], size[1] * channels)
+    for image, into in zip(wide, found, strict=True):
+        parts = into.split([len(block) for *_, block in rows])
+        for part, (first, last, block) in zip(parts, rows, strict=True):
+            torch.mm(block, image[first:last], out=part)
+    return found.view(n, *size, channels).permute(0, 3, 1, 2)
 
 
 def resized_sum(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
