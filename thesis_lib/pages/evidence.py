@@ -131,10 +131,11 @@ def whole(table: str, labels: Iterable[str]) -> pd.DataFrame:
     everything = set(
         rows.loc[rows["method"].isin(labels), ["id", "class"]].itertuples(index=False, name=None)
     )
-    for label in labels if not table.endswith(SO_FAR) else []:
+    for label in labels:
         there = set(pairs[label]["id"])
         wanted = plan.get(label, set()) - set(known[label]["left_out"])
-        if not wanted <= there or len(there) < known[label]["pictures"]:
+        few = not wanted <= there or len(there) < known[label]["pictures"]
+        if few and not table.endswith(SO_FAR):
             n = max(len(wanted), known[label]["pictures"])
             raise Incomplete(f"{table} has {len(there)} of {n} pictures of {name(label)}")
         if set(pairs[label].itertuples(index=False, name=None)) != {
