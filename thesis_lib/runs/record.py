@@ -225,11 +225,9 @@ def _sanity(base):
     return {n: m for n, m in windows([base]).items() if n != base}
 
 
-def _table_3_2():
-    """Without Score-CAM, whose passes for a picture are as many as the layer has channels; it has a part of its own."""
-    return {
-        name: method for name, method in _bare("convolutional").items() if name != "score_cam"
-    } | _yardsticks()
+def _six():
+    """Without Score-CAM, whose passes for a picture are as many as the layer has channels."""
+    return {name: method for name, method in _bare("convolutional").items() if name != "score_cam"}
 
 
 CNN, VIT = "vgg19_cutouts", "vit_cutouts"
@@ -237,7 +235,7 @@ PHOTOGRAPHS, LITE0 = "photographs", "efficientnet_lite0"
 CURVES, GAME = ("insertion_deletion",), ("pointing_game", "fineness")
 BOTH = ("insertion_deletion", "fineness")
 PLAN = [
-    Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 0, 448),
+    Part("photographs", PHOTOGRAPHS, LITE0, lambda: _six() | _yardsticks(), CURVES, "insertion_deletion", 0, 448),
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
          "insertion_deletion", 250, 448),
     Part("main", "cutouts", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion"),
@@ -246,6 +244,7 @@ PLAN = [
     Part("scenes", "cutouts_scenes", f"{CNN}_scenes", lambda: _game("convolutional"), GAME, "pointing_game"),
     Part("sanity", "cutouts", CNN, lambda: _bare("convolutional"), ("sanity",), "sanity", 16, chunk=2),
     Part("sanity", "cutouts", VIT, lambda: _bare("transformer"), ("sanity",), "sanity", 16, chunk=2),
+    Part("sanity_photographs", PHOTOGRAPHS, LITE0, _six, ("sanity",), "sanity", 16, chunk=2),
     Part("windows", PHOTOGRAPHS, LITE0, lambda: windows(PHOTO_BASES), CURVES, "windows", 400, 896),
     Part("windows", "cutouts", CNN, lambda: windows(CNN_BASES), BOTH, "windows", 100, 1792),
     Part("windows", "cutouts", VIT, lambda: windows(VIT_BASES), BOTH, "windows", 100, 1792),
@@ -255,6 +254,9 @@ PLAN = [
     Part("windows", "cutouts", VIT, lambda: _sanity("transformer_attribution"), ("sanity",), "sanity", 16, chunk=2),
     Part("gallery", "cutouts", CNN, gallery, BOTH, "gallery", 8, 3584),
     Part("gallery", "cutouts", VIT, vit_gallery, BOTH, "gallery", 8, 3584),
+    Part("ablation_photographs", PHOTOGRAPHS, LITE0, lambda: window_ablation("grad_cam"), CURVES, "window_ablation",
+         -100, 1792),
+    Part("ablation_photographs", PHOTOGRAPHS, LITE0, _msg_cam_ablation, CURVES, "ablation", -100, 1792),
     Part("ablation", "cutouts", CNN, _msg_cam_ablation, CURVES, "ablation", -100, 1792),
     Part("ablation", "cutouts", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -100, 1792),
     Part("ablation", "cutouts", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",
