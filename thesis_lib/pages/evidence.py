@@ -19,7 +19,7 @@ rejected is evidence of nothing.
 
 A claim is decided on whole tables only: where a method, a picture of the plan (`runs/record.py`) or of the
 provenance, or a layer is missing, it is open. So no choice of pictures, methods or seeds can turn a verdict. What
-the rows say that are there is shown all the same, behind "so far".
+the rows say that are there is shown all the same, as "so far".
 """
 
 import functools
@@ -43,6 +43,7 @@ from thesis_lib.runs.record import PLAN, recorded
 MARGINS = {"overall": 0.01, "insertion_auc": 0.01, "deletion_auc": 0.01}
 CORRELATION_MARGIN = 0.05
 DARK = 0.1  # a probability "close to 0", of the class on the blurred picture
+MISSING = "rows are missing: "
 SO_FAR = " so far"  # behind a table's name: the pictures that it has, whatever the plan says
 
 
@@ -76,12 +77,12 @@ def evidence(function: Callable[..., Finding]) -> Callable[..., Finding]:
         try:
             return function(*args, **kwargs)
         except Incomplete as reason:
-            text = f"rows are missing: {reason}"
+            missing = f"{MISSING}{reason}"
         try:
             so_far = function(f"{args[0]}{SO_FAR}", *args[1:], **kwargs)
         except Incomplete:
-            return Finding("open", text, 0)
-        return Finding("open", f"{text}; so far: {so_far.text}", 0)
+            return Finding("open", missing, 0)
+        return Finding("open", f"so far {so_far.text}; {missing}", 0)
 
     EVIDENCE[function.__name__] = found
     return found

@@ -39,7 +39,7 @@ import pandas as pd
 from docutils.nodes import make_id
 
 from thesis_lib.data import REPOSITORY
-from thesis_lib.pages.evidence import EVIDENCE, Finding
+from thesis_lib.pages.evidence import EVIDENCE, MISSING, Finding
 
 ROOT = Path(REPOSITORY)
 STATUSES = {
@@ -221,9 +221,14 @@ def verdicts(*claims: str) -> str:
     lines = ["**What the thesis says of this, and what the rows say:**\n"]
     for claim in claims:
         row = ledger.loc[claim]
-        found = ". ".join(f.text for f in findings(row["evidence"], row["table"]))
+        found = [f.text.partition(f"; {MISSING}") for f in findings(row["evidence"], row["table"])]
+        # One sentence for each finding, and one for what is missing, which is the same for all of a table.
+        said = dict.fromkeys(
+            [text for text, *_ in found] + [f"{MISSING}{what}" for *_, what in found if what]
+        )
+        text = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
         lines.append(
-            f"- *{row['statement']}* **{row['status'].capitalize()}**, by {_where(row['table'])}. {found}. "
+            f"- *{row['statement']}* **{row['status'].capitalize()}**, by {_where(row['table'])}. {text} "
             f"([{claim}](05_2_ledger.html#claim-{claim}))"
         )
     return "\n".join(lines)
