@@ -296,7 +296,7 @@ def test_a_page_opens_with_what_became_of_its_claims():
         assert (
             row["statement"] in line
             and f"**{row['status'].capitalize()}**" in line
-            and f"#claim-{claim})" in line
+            and f"#claim-{claim}" in line
         )
         for text in found:
             so_far, _, missing = text.partition(f"; {evidence.MISSING}")

@@ -229,7 +229,7 @@ def verdicts(*claims: str) -> str:
         text = " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said)
         lines.append(
             f"- *{row['statement']}* **{row['status'].capitalize()}**, by {_where(row['table'])}. {text} "
-            f"([{claim}](05_2_ledger.html#claim-{claim}))"
+            f'(<a href="05_2_ledger.html#claim-{claim}">{claim}</a>)'
         )
     return "\n".join(lines)
 
