@@ -419,7 +419,9 @@ def test_a_run_that_goes_on_is_compiled_as_it_began(tmp_path, made, monkeypatch)
     assert [p.name for p in out.iterdir()] == [p.name for p in (tmp_path / "whole").iterdir()]
     plain, manifest = rows(tmp_path / "plain", classifier(compile=True, name="small"))
     assert manifest["compiled"] is False and not same(plain, whole)
-    assert (plain["overall"] - whole["overall"]).abs().max() < 2e-3  # where rounding moves a pixel's rank
+    gap = (plain["overall"] - whole["overall"]).abs()
+    # In a few rows rounding moves a pixel across Group-CAM's percentile, on some processors.
+    assert (gap < 1e-4).mean() >= 0.95 and gap.max() < tl.METRICS.columns["overall"].tolerance
 
 
 def test_a_small_run_is_not_compiled(tmp_path, made):

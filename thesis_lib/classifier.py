@@ -109,9 +109,8 @@ class Classifier:
 
     @property
     def batch(self) -> int:
-        if self._batch or self.device.type != "cpu":
-            return self._batch or 128
-        return 4 if self._depthwise else 16
+        default = 128 if self.device.type != "cpu" else 4 if self._depthwise else 16
+        return self._batch or default
 
     def with_batch(self, batch: int) -> Self:
         """The same classifier, the same network, with another `batch`."""

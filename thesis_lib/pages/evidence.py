@@ -526,11 +526,15 @@ def sanity(table: str, method: str, kind: str, which: str = "last") -> Finding:
     """That random layers leave nothing of a method's map: see `layers`.
 
     kind: one of `metrics.sanity.KINDS`; which: "last", the end of a cascade, where all are random; "each" layer; or
-    each whose name begins as that regular expression says.
+    each whose name begins so.
     """
     rows = layers(table, method, kind)
     meant = (
-        rows.iloc[-1:] if which == "last" else rows if which == "each" else rows[rows.index.str.match(which)]
+        rows.iloc[-1:]
+        if which == "last"
+        else rows
+        if which == "each"
+        else rows[rows.index.str.startswith(which)]
     )
     if not len(meant):
         raise ValueError(f"no layer of {table} begins with {which!r}: {list(rows.index)}")

@@ -225,9 +225,11 @@ def _sanity(base):
     return {n: m for n, m in windows([base]).items() if n != base}
 
 
-def _six():
-    """Without Score-CAM, whose passes for a picture are as many as the layer has channels."""
-    return {name: method for name, method in _bare("convolutional").items() if name != "score_cam"}
+def _table_3_2():
+    """Without Score-CAM, whose passes for a picture are as many as the layer has channels; it has a part of its own."""
+    return {
+        name: method for name, method in _bare("convolutional").items() if name != "score_cam"
+    } | _yardsticks()
 
 
 CNN, VIT = "vgg19_cutouts", "vit_cutouts"
@@ -235,7 +237,7 @@ PHOTOGRAPHS, LITE0 = "photographs", "efficientnet_lite0"
 CURVES, GAME = ("insertion_deletion",), ("pointing_game", "fineness")
 BOTH = ("insertion_deletion", "fineness")
 PLAN = [
-    Part("photographs", PHOTOGRAPHS, LITE0, lambda: _six() | _yardsticks(), CURVES, "insertion_deletion", 0, 448),
+    Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 0, 448),
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
          "insertion_deletion", 250, 448),
     Part("main", "cutouts", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion"),
