@@ -42,6 +42,10 @@ def picture(data, classifier, rows, name):
         maps[label] = method(classifier, images, c)
         found = tl.insertion_deletion(classifier, images, maps[label], c, STEP)._asdict()
         curves[label] = {column: found[column][0] for column in found if found[column].shape[:1] == (1,)}
+    # In steps: at point t, those below t are replaced.
+    ranks = {
+        label: (kernels.rank_pixels(maps[label]) // STEP).view(maps[label].shape)[0].cpu() for label in maps
+    }
     blurred = classifier.denormalise(kernels.blur(images))[0].clamp(0, 1).cpu()
     side = images.shape[-1] * images.shape[-2]
     return {
@@ -54,9 +58,8 @@ def picture(data, classifier, rows, name):
         "fractions": [round(min(STEP * t, side) / side, 4) for t in range(len(curves["grad_cam"]["insertion"]))],
         "methods": {
             label: {
-                "map": explore.grey(saliency[0]),
-                # In steps: at point t, those below t are replaced.
-                "ranks": explore.grey((kernels.rank_pixels(saliency) // STEP).view(saliency.shape).to(torch.uint8)),
+                "steps": explore.steps(saliency[0].cpu(), ranks[label]),
+                "ranks": explore.grey(ranks[label].to(torch.uint8)),
                 "insertion": [round(float(p), 3) for p in curves[label]["insertion"]],
                 "deletion": [round(float(p), 3) for p in curves[label]["deletion"]],
                 **{s: round(float(curves[label][s]), 4) for s in tl.METRICS["insertion_deletion"].better},

@@ -330,7 +330,7 @@ def test_the_value_under_the_pointer_is_the_maps(fresh, site):
     figure.get_by_role("combobox", name="Method").select_option("cameras")
     canvas = figure.locator("canvas").first
     box = canvas.bounding_box()
-    values = explore.levels(data["methods"]["cameras"]["map"])
+    values = explore.drawn(data["methods"]["cameras"])
     for x, y in ((0.3, 0.15), (0.6, 0.2), (0.1, 0.9)):
         canvas.hover(position={"x": x * box["width"], "y": y * box["height"]})
         text = figure.locator("output").inner_text()

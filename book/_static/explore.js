@@ -21,7 +21,8 @@
       const methods = Object.entries(data.methods);
       [data.picture, data.blurred] = await Promise.all([pixels(data.picture), pixels(data.blurred)]);
       await Promise.all(methods.map(async ([, method]) => {
-        [[method.map], [method.ranks]] = await Promise.all([maps(method.map), maps(method.ranks)]);
+        [method.ranks] = await maps(method.ranks);
+        method.map = method.ranks.map((rank) => method.steps[rank]);
       }));
       return data;
     });

@@ -545,7 +545,7 @@ def sanity(table: str, method: str, kind: str, which: str = "last") -> Finding:
         f"{layer} {_number(row['mean'])} [{_number(row['low'])}, {_number(row['high'])}] {row['fate']}"
         if row["n"]
         else f"{layer} flat"
-        for layer, row in rows.iterrows()
+        for layer, row in meant.iterrows()
     )
     flat = ", ".join(f"{int(row['flat'])} with {layer}" for layer, row in rows.iterrows() if row["flat"])
     text = (

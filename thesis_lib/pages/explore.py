@@ -67,6 +67,29 @@ def levels(address: str) -> np.ndarray:
     return np.asarray(image.convert("L"))
 
 
+def steps(saliency: Any, ranks: Any) -> list[int]:
+    """What a file keeps of a map beside its ranks: the mean level, 0 to 255, of each step's pixels, of the first to
+    be replaced first.
+
+    saliency: (H, W) in [0, 1]. ranks: (H, W) integers, the step of each pixel.
+
+    >>> steps(np.array([[1, 0.5], [0, 0.5]]), np.array([[0, 0], [1, 1]]))
+    [192, 64]
+    """
+    ranks, levels = np.ravel(ranks), _bytes(saliency).ravel()
+    return (np.bincount(ranks, levels) / np.bincount(ranks)).round().astype(int).tolist()
+
+
+def drawn(method: dict) -> np.ndarray:
+    """A stored method's map (H, W), uint8: each pixel at the mean level of its step.
+
+    >>> drawn({"steps": [192, 64], "ranks": grey(np.array([[0, 0], [1, 1]], np.uint8))})
+    array([[192, 192],
+           [ 64,  64]], dtype=uint8)
+    """
+    return np.array(method["steps"], np.uint8)[levels(method["ranks"])]
+
+
 def dozen(rows: pd.DataFrame, first: int = 50) -> list[str]:
     """Twelve of the first pictures with rows of all methods, at even steps of how much the methods disagree.
 

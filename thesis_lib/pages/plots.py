@@ -39,6 +39,12 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "thesis",  # the same figure is the same file
+    "svg.fonttype": "none",  # text is text: it can be searched and read aloud, and outlines are most of a file
+    "font.sans-serif": [
+        "DejaVu Sans",
+        "Verdana",
+        "sans-serif",
+    ],  # Verdana is as wide, where a reader lacks the first
 }
 LARGEST_SVG = 120_000  # characters; a figure of so many lines is smaller as pixels
 

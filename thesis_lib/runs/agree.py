@@ -30,7 +30,7 @@ def disagreements(old: pd.DataFrame, new: pd.DataFrame, metrics: Iterable[str]) 
             for where in both:
                 x, y = (np.asarray(rows.loc[where, name], float) for rows in (a, b))
                 gap = difference(x, y)
-                if gap > column.tolerance + (2**-11 if x.ndim else 0):  # of 16-bit floats
+                if gap > column.tolerance + (2**-10 if x.ndim else 0):  # see record.write
                     found.append((*where, name, float(x.mean()), float(y.mean()), gap))
     return pd.DataFrame(found, columns=[*ROW, "column", "recorded", "measured", "difference"])
 
