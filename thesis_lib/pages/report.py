@@ -385,7 +385,7 @@ def readable(table: pd.DataFrame, scale: float = 100, digits: int = 2) -> pd.Dat
                 interval(row, "difference", "difference_low", "difference_high")
                 for _, row in table.iterrows()
             ],
-            "p (Holm)": ["" if np.isnan(p) else f"{p:.1e}" for p in table["p"]],
+            "p (Holm)": ["" if np.isnan(p) else f"{p:.2g}" for p in table["p"]],
             "difference seen": [
                 "" if np.isnan(seen) else f"{scale * seen:.{digits}f}" for seen in table["detectable"]
             ],
