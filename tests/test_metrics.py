@@ -65,7 +65,7 @@ every_metric = pytest.mark.parametrize("name", list(METRICS))
 @every_metric
 def test_an_entry_says_what_it_is(name):
     entry = METRICS[name]
-    assert entry.title and entry.source and entry.explains in ("predicted", "annotated")
+    assert entry.title and entry.source and entry.explains in ("predicted", "annotated", "masked")
     assert entry.columns and entry.function.__doc__
     for column in entry.columns.values():
         assert column.better in (-1, 0, 1) and column.scale > 0
@@ -139,7 +139,7 @@ def test_flat_maps_have_numbers(name):
 @every_metric
 def test_measure_has_its_columns(name):
     rows, left_out = measure([picture(0), picture(2)], cnn(), {"m": tl.METHODS["grad_cam"]}, [name], 200)
-    expected = 4 if METRICS[name].explains == "annotated" else 2
+    expected = 2 if METRICS[name].explains == "predicted" else 4
     assert len(rows) == expected and not left_out
     assert {"id", "class", "method", "probability", "correct", *METRICS[name].columns} <= set(rows)
 

@@ -38,8 +38,8 @@ class Metric:
         function: see `Rounds` for what it is given; method is the function that made the maps.
         title, chinese, source: for print.
         columns: what it returns, by name.
-        explains: "predicted", the class that the network names; or "annotated", each class that
-            the picture has boxes for.
+        explains: "predicted", the class that the network names; "annotated", each class that the picture has boxes
+            for; or "masked", each that it has an exact mask for.
         neighbours: whether a row depends on the other pictures of its chunk.
     """
 

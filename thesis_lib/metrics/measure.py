@@ -15,8 +15,8 @@ def measure(
 ) -> tuple[pd.DataFrame, list]:
     """One row per (picture, class, method), and [id, reason] of what is left out.
 
-    samples: `Sample`s of one size. methods: name: function. metrics: names in METRICS; one of them
-    that explains annotated classes decides for all. Every row has the columns id, class, method,
+    samples: `Sample`s of one size. methods: name: function, or a map of the truth (`metrics.known`). metrics: names in
+    METRICS; one of them that explains annotated classes, or those with a mask, decides for all. Every row has the columns id, class, method,
     probability (of the class on the intact picture), correct (the picture is labelled with it), those
     of the metrics, and what it cost, averaged over these pictures: passes (forward passes of the
     method), area (the same in passes of 224 x 224 pixels), spent (with what the metrics took).
@@ -26,8 +26,9 @@ def measure(
     probabilities = classifier.probabilities(images)
     predicted = probabilities.argmax(1)
     pairs, left_out = list(enumerate(predicted.tolist())), []
-    if any(METRICS[name].explains == "annotated" for name in metrics):
-        pairs, left_out = _annotated(samples)
+    explained = {METRICS[name].explains for name in metrics}
+    if explained & {"annotated", "masked"}:
+        pairs, left_out = _annotated(samples, exactly="masked" in explained)
     if not pairs:
         return pd.DataFrame(), left_out
     owners, classes = torch.tensor(pairs, device=images.device).unbind(1)
@@ -46,7 +47,8 @@ def measure(
         columns = common | {"method": name}
         with counting() as spent:
             with counting() as own:
-                maps = method(classifier, rounds.images, classes)
+                of_truth = getattr(method, "of_truth", False)
+                maps = method(rounds) if of_truth else method(classifier, rounds.images, classes)
             for metric in metrics:
                 columns |= METRICS[metric].function(rounds, method, maps)
         unit = len(pairs) * 224 * 224
@@ -59,15 +61,17 @@ def measure(
     return pd.concat(tables, ignore_index=True), left_out
 
 
-def _annotated(samples):
-    """Pairs (picture, class) that have a mask, and [id, reason] of the others."""
+def _annotated(samples, exactly=False):
+    """Pairs (picture, class) that have boxes, or an exact mask, and [id, reason] of the others."""
     pairs, left_out = [], []
     for k, sample in enumerate(samples):
-        if not sample.masks:
-            left_out.append([sample.id, "no annotated class"])
-        for c, mask in sample.masks.items():
+        masks = sample.pixel_masks if exactly else sample.masks
+        if not masks:
+            left_out.append([sample.id, "no class with an exact mask" if exactly else "no annotated class"])
+        for c, mask in masks.items():
             if mask.any():
                 pairs.append((k, c))
             else:
-                left_out.append([sample.id, f"class {c}: its boxes cover no pixel"])
+                what = "mask covers" if exactly else "boxes cover"
+                left_out.append([sample.id, f"class {c}: its {what} no pixel"])
     return pairs, left_out

@@ -35,6 +35,7 @@ from thesis_lib.data.registry import open_dataset
 from thesis_lib.data.subsets import Subset
 from thesis_lib.methods import METHODS, enhance, variants
 from thesis_lib.metrics import METRICS
+from thesis_lib.metrics.known import known_maps
 from thesis_lib.metrics.measure import measure
 from thesis_lib.metrics.sanity import sanity_layers
 from thesis_lib.peers import METHODS as PEERS
@@ -232,6 +233,11 @@ def _table_3_2():
     } | _yardsticks()
 
 
+def _judged(family):
+    """Maps of known quality, those that know nothing, and a family's own."""
+    return known_maps(["moved", "blurred", "coarser"]) | _yardsticks() | _bare(family)
+
+
 CNN, VIT = "vgg19_cutouts", "vit_cutouts"
 PHOTOGRAPHS, LITE0 = "photographs", "efficientnet_lite0"
 CURVES, GAME = ("insertion_deletion",), ("pointing_game", "fineness")
@@ -257,6 +263,8 @@ PLAN = [
     Part("gallery", "cutouts", VIT, vit_gallery, BOTH, "gallery", 8, 3584),
     Part("ablation_photographs", PHOTOGRAPHS, LITE0, lambda: window_ablation("grad_cam"), CURVES, "window_ablation",
          -100, 1792),
+    Part("judges", "cutouts", CNN, lambda: _judged("convolutional"), ("judged",), "judged", 100, 448, chunk=2),
+    Part("judges", "cutouts", VIT, lambda: _judged("transformer"), ("judged",), "judged", 100, 448, chunk=2),
     Part("ablation", "cutouts", CNN, _msg_cam_ablation, CURVES, "ablation", -100, 1792),
     Part("ablation", "cutouts", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -100, 1792),
     Part("ablation", "cutouts", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",

@@ -1,0 +1,151 @@
+"""What measures of maps are worth: do they recover an order that is known?
+
+Reads rows of the metric "judged" over the maps of `metrics.known`. For each measure, on each picture: of the pairs of
+neighbours in a chain, the share that it puts into the right order.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from thesis_lib.metrics import METRICS
+from thesis_lib.metrics.known import CHAINS
+from thesis_lib.pages.report import bootstrap_interval, holm, needed, signed_rank
+
+
+def measures() -> dict[str, int]:
+    """{column: +1 where more is better, -1 where less is} of all measures of a map.
+
+    >>> from thesis_lib.pages.judges import measures
+    >>> measures()["overall_blurred"], measures()["deletion_blurred"]
+    (1, -1)
+    """
+    return METRICS["judged"].better
+
+
+def scores(rows: pd.DataFrame, measure: str, chain: Sequence[str], better: int) -> pd.DataFrame:
+    """The measure of each map of a chain, turned so that more is better: a row a picture, the mean of its classes.
+
+    Pictures that lack one of the maps, or on which the measure is unknown, are left out.
+    """
+    part = rows[rows["method"].isin(chain)]
+    wide = part.pivot_table(
+        index=["id", "class"], columns="method", values=measure, aggfunc="first", dropna=False
+    )
+    wide = better * wide.reindex(columns=list(chain)).dropna()
+    return wide.groupby("id", sort=False).mean()
+
+
+def steps(
+    rows: pd.DataFrame, measure: str, better: int | None = None, chains: Mapping = CHAINS
+) -> pd.DataFrame:
+    """By how much the better of two neighbours in a chain is ahead, by this measure: a row for each step and picture.
+
+    rows: as recorded. measure: a column; better: +1 or -1, None for that of METRICS. Returns the columns chain, step,
+    id, lead, right; right is 1 where the order is the known one, 0 where it is the other, one half where the measure
+    makes no difference.
+    """
+    better = measures()[measure] if better is None else better
+    found = []
+    for chain, names in chains.items():
+        wide = scores(rows, measure, names, better)
+        for first, second in zip(names[:-1], names[1:], strict=True):
+            lead = (wide[first] - wide[second]).round(9)
+            table = pd.DataFrame({"chain": chain, "step": f"{first} > {second}", "lead": lead})
+            found.append(table.assign(right=(np.sign(lead) + 1) / 2).reset_index())
+    return pd.concat(found, ignore_index=True)
+
+
+def kendall(
+    rows: pd.DataFrame, measure: str, better: int | None = None, chains: Mapping = CHAINS
+) -> pd.Series:
+    """Kendall's tau-a between the known order and the measure's within chains: a value a picture, the mean of its chains.
+
+    Of all pairs of a chain, the right ones less the wrong ones, over their number; -1 to 1, 0 for a deaf measure.
+    """
+    better = measures()[measure] if better is None else better
+    found = []
+    for names in chains.values():
+        wide = scores(rows, measure, names, better)
+        pairs = [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
+        signs = [np.sign((wide[a] - wide[b]).round(9)) for a, b in pairs]
+        found.append(sum(signs) / len(pairs))
+    return pd.concat(found, axis=1).mean(axis=1)
+
+
+def verdict(right: Sequence[float]) -> str:
+    """ "hears" where the measure puts clearly more than half of the steps right, "inverted" where clearly fewer, else
+    "deaf". right: a share a picture.
+
+    >>> from thesis_lib.pages.judges import verdict
+    >>> verdict([1.0] * 10), verdict([0.5] * 10), verdict([0.0] * 10)
+    ('hears', 'deaf', 'inverted')
+    """
+    mean, low, high = bootstrap_interval(np.asarray(right, float))
+    if low > 0.5 and signed_rank(np.asarray(right) - 0.5) < 0.05:
+        return "hears"
+    if high < 0.5 and signed_rank(np.asarray(right) - 0.5) < 0.05:
+        return "inverted"
+    return "deaf"
+
+
+def judged(
+    rows: pd.DataFrame, chains: Mapping = CHAINS, columns: Mapping[str, int] | None = None
+) -> pd.DataFrame:
+    """A row a measure: is it worth asking?
+
+    columns: {measure: +1 or -1}; None for all. Returns, indexed by measure: n (pictures), right, low, high (the share
+    of steps in the right order, the mean of the chains, with its 95 % interval over pictures), tau (Kendall's), p
+    (that the share is one half; Holm over the measures), verdict, and seen: of all steps the share that this measure
+    would see with 100 pictures (`power`).
+    """
+    found = {}
+    for measure, better in (columns or measures()).items():
+        table = steps(rows, measure, better, chains)
+        if table.empty:
+            continue
+        right = table.groupby(["id", "chain"])["right"].mean().groupby("id").mean()
+        mean, low, high = bootstrap_interval(right)
+        found[measure] = {
+            "n": len(right), "right": mean, "low": low, "high": high,
+            "tau": kendall(rows, measure, better, chains).mean(), "p": signed_rank(right - 0.5),
+            "verdict": verdict(right), "seen": float(power(table, [100]).mean(axis=0).iloc[0]),
+        }  # fmt: skip
+    table = pd.DataFrame(found).T.infer_objects()
+    table["p"] = holm(table["p"].astype(float).to_numpy())
+    return table
+
+
+def power(table: pd.DataFrame, counts: Sequence[int]) -> pd.DataFrame:
+    """The chance that so many pictures show a step in its right direction, at 5 %: a row a step, a column a count.
+
+    table: of `steps`. From the mean and the spread of the leads, by the normal distribution; a step whose measured
+    mean goes the wrong way is hardly ever shown right, however many pictures.
+    """
+    found = {}
+    for step, leads in table.groupby("step", sort=False)["lead"]:
+        spread, mean = leads.std(ddof=1), leads.mean()
+        ratio = mean / spread if spread > 0 else np.sign(mean) * np.inf if mean else 0.0
+        found[step] = [stats.norm.sf(stats.norm.ppf(0.975) - ratio * np.sqrt(n)) for n in counts]
+    return pd.DataFrame(found, index=list(counts)).T
+
+
+def pictures_needed(table: pd.DataFrame) -> pd.Series:
+    """How many pictures show each step, with a power of 80 % at 5 %; infinite where its mean goes the wrong way.
+
+    table: of `steps`.
+    """
+    of = table.groupby("step", sort=False)["lead"]
+    return pd.Series({s: needed(leads) if leads.mean() > 0 else np.inf for s, leads in of})
+
+
+def agreement(rows: pd.DataFrame, methods: Sequence[str], columns: Mapping[str, int]) -> pd.DataFrame:
+    """Kendall's tau-b between the orders in which the measures put the methods by their means: a square table.
+
+    rows: with all the methods. columns: {measure: +1 or -1}.
+    """
+    means = rows[rows["method"].isin(methods)].groupby("method")[list(columns)].mean().loc[list(methods)]
+    turned = means * pd.Series(columns)
+    return turned.corr(lambda a, b: stats.kendalltau(a, b).statistic)
