@@ -51,7 +51,8 @@ LARGEST_SVG = 120_000  # characters; a figure of so many lines is smaller as pix
 
 def use_style() -> None:
     """Set the style for every figure that follows, and in a notebook what is stored of it: lines as SVG, which
-    is sharp on every screen, pictures as JPEG, a quarter of PNG's size.
+    is sharp on every screen, pictures as JPEG, a quarter of PNG's size. Of tables: with minus signs, and intervals that
+    stay on one line.
 
     >>> plots.use_style()
     """
@@ -59,6 +60,21 @@ def use_style() -> None:
     if shell := get_ipython():
         InlineBackend.instance(parent=shell).figure_formats = set()  # none of its own
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _stored)
+        shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, table)
+
+
+def table(frame: pd.DataFrame) -> str:
+    """A DataFrame's HTML as it is read: −1 and not -1, and `mean [low, high]` on one line.
+
+    >>> "−1.0\xa0[−2.0,\xa00.5]" in plots.table(pd.DataFrame({"x": ["-1.0 [-2.0, 0.5]"]}))
+    True
+    """
+
+    def cell(found):
+        text = re.sub(r"(?<![\w.-])-(?=[\d.])", "−", found[0])
+        return re.sub(r" ?\[[^\[\]<>]*\d\]", lambda part: part[0].replace(" ", "\xa0"), text)
+
+    return re.sub(r"(?<=<td>)[^<]*(?=</td>)", cell, frame._repr_html_())
 
 
 def _stored(figure, include=None, exclude=None):

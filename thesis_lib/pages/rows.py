@@ -127,7 +127,7 @@ def measured_again(rows: pd.DataFrame, count: int = 1, most: float = 300, seed: 
     known = rows.attrs.get("provenance", {})
     found: list[tuple] = []
     for part in parts_of(*(known.get(k, "") for k in ("dataset", "network", "table"))):
-        compared = ("overall", "hits", "convolutions_spearman")
+        compared = ("overall", "hits", "convolutions_spearman", "overall_blurred")
         names = [c for m in part.metrics for c in METRICS[m].columns if c in compared]
         for some in draws(part, rows, random.Random(seed), most):
             if len(found) >= count:
