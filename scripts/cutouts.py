@@ -163,7 +163,7 @@ def write_backgrounds(folder: Path, seed: int = 0) -> None:
                     continue
                 taken += 1
                 file = f"{split}_{Path(name).stem}_{taken}.jpg"
-                crop.save(folder / "backgrounds" / file, quality=QUALITY)
+                crop.save(folder / "backgrounds" / file, quality=QUALITY, optimize=True, progressive=True)
                 rows.append({
                     "file": file, "split": split, "photograph": name, "author": author, "licence": licence,
                     "x": x, "y": y, "side": side, "probability": f"{probability:.3f}",

@@ -16,7 +16,7 @@ from PIL import Image
 def save_jpeg(pixels: np.ndarray, path: Path, quality: int) -> None:
     """A JPEG of pixels (H, W, 3) uint8, and the folders that it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=quality)
+    Image.fromarray(pixels).save(path, quality=quality, optimize=True, progressive=True)
 
 
 def save_indices(values: np.ndarray, path: Path) -> None:
