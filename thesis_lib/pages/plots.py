@@ -84,7 +84,7 @@ def _stored(figure, include=None, exclude=None):
         text = " ".join(lines)  # one line of the notebook
         if len(text) <= LARGEST_SVG:
             return {"image/svg+xml": text}
-    small = {"quality": 82, "subsampling": 0, "optimize": True, "progressive": True}
+    small = {"quality": 82, "subsampling": "4:2:0", "optimize": True, "progressive": True}
     pixels = print_figure(figure, "jpeg", base64=True, pil_kwargs=small)
     return {"image/jpeg": pixels}
 
