@@ -8,6 +8,7 @@ are in data/photographs/photographs.csv and not tried.
 """
 
 import argparse
+import ast
 import json
 import re
 import urllib.error
@@ -38,6 +39,13 @@ def _in_file(path: Path) -> Iterator[str]:
     text = path.read_text("utf-8")
     if path.suffix == ".ipynb":  # what people wrote; outputs come from it
         text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    if path.suffix == ".py":  # docstrings and whole strings, not the beginnings of addresses in f-strings
+        tree = ast.parse(text)
+        part = {
+            id(value) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for value in node.values
+        }
+        whole = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in part)
+        text = "\n".join(n.value for n in whole if isinstance(n.value, str))
     for address in ADDRESS.findall(text):
         address = address.rstrip(".,;:!?*_")
         while address.count(")") > address.count("("):  # the bracket around it in Markdown
