@@ -1,4 +1,4 @@
-"""External addresses in prose, notebooks, docstrings and references, and whether each still answers: `make links`.
+"""External addresses in prose, notebooks, the library's docstrings and references, and whether each still answers: `make links`.
 
     python scripts/links.py            # list and try them; the exit status is 1 if any is gone, 2 without a network
     python scripts/links.py --list     # only list them, with the files that name them
@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-WHERE = "*.md LICENSE CITATION.cff codecheck.yml book/*.md book/*.bib notebooks/*.ipynb data/**/*.md scripts/*.py".split()
+WHERE = "*.md LICENSE CITATION.cff codecheck.yml book/*.md book/*.bib notebooks/*.ipynb data/**/*.md".split()
 WHERE += ["thesis_lib/**/*.py", "benchmarks/*.py"]
 ADDRESS = re.compile(r"https?://[^\s\"'`<>|\\{}\[\]]+")
 REFUSED = {401, 403, 405, 418, 429, 503, 999}  # there, and not for programs
