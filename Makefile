@@ -17,7 +17,7 @@ ifneq ($(shell cat .venv/.installed 2>/dev/null),$(CURDIR))
 $(shell rm -f .venv/.installed)
 endif
 
-.PHONY: help book test record verify bench sweep lab notebooks lock clean clean-all
+.PHONY: help book test record verify bench gpu sweep lab notebooks describe links validate lock clean clean-all
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,14 @@ verify: .venv/.installed  ## measure recorded rows again, drawn anew each time (
 bench: .venv/.installed  ## time everything beside other libraries (about an hour; ARGS="--quick", "--device cuda")
 	@$(PY) benchmarks/bench.py $(ARGS)
 
+# Elsewhere the first line says what is missing, and the second stops.
+gpu: .venv/.installed  ## on a machine with CUDA: what is here, its tests, a quick bench, rows measured again (MINUTES=20)
+	@$(PY) -m thesis_lib.pages.doctor
+	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make gpu needs a GPU with CUDA")'
+	@$(PY) -m pytest -q tests/test_cuda.py
+	@$(PY) benchmarks/bench.py --device cuda --quick --out _build/speed-cuda.csv
+	@$(PY) -m thesis_lib.runs.verify --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 sweep: .venv/.installed  ## explain every network of torchvision, one of each kind of timm's, into data/sweep.csv
 	@$(PY) scripts/sweep.py $(ARGS)
 
@@ -51,6 +59,15 @@ lab: .venv/.installed  ## open the notebooks in JupyterLab
 
 notebooks: .venv/.installed  ## for authors: execute what changed and store the outputs in notebooks/
 	@$(PY) scripts/book.py configs/embedded.yaml --update
+
+describe: .venv/.installed  ## for authors: ro-crate-metadata.json and croissant.json anew from what stands here
+	@$(PY) scripts/describe.py
+
+links: .venv/.installed  ## for authors: try every external address that a page names (needs a network)
+	@$(PY) scripts/links.py $(ARGS)
+
+validate: .venv/.installed  ## for authors: what others' validators say of workflows, descriptions, spelling (needs a network)
+	@$(PY) scripts/validate.py
 
 lock: .venv/.installed  ## for authors: requirements.lock anew from pyproject.toml
 	@.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

@@ -127,7 +127,12 @@ def code_fingerprint(notebook, parameters):
     """Hash of everything that a notebook's outputs depend on, but for real datasets."""
     # The ledger of claims counts for the pages that name it: what is said there changes no measurement.
     parts = [p for p in (ROOT / "data").iterdir() if p.name not in ("downloads", "claims.csv")]
-    data = (p for part in parts for p in [part, *part.rglob("*")] if p.suffix != ".md")
+    data = (
+        p
+        for part in parts
+        for p in [part, *part.rglob("*")]
+        if p.suffix != ".md" and p.name != "croissant.json"
+    )
     read = [v for name, v in parameters.items() if isinstance(v, str) and name != "out"]
     # Weights, lists of pictures, notebooks whose outputs are read; other texts name no file.
     named = (Path(path) for value in read for path in glob.glob(str(ROOT / value)))
