@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thesis_lib.checks import check_settings, checked, whole
 from thesis_lib.classifier import Classifier
+from thesis_lib.layers import layout
 from thesis_lib.peers.base import PEERS, library, library_class, peer
 
 
@@ -34,10 +35,25 @@ def _activation(name, clf, image, target, layers=None, given=None, **settings):
     """
     method = library_class(library("pytorch_grad_cam"), name)
     given = {"targets": [_target("ClassifierOutputTarget", target)]} if given is None else given
-    layers = [clf.network.get_submodule(layer) for layer in layers or [clf.layer]]
-    # Its progress bars go to stderr, and cannot be switched off.
-    with contextlib.redirect_stderr(io.StringIO()):
-        cam = method(clf.network, layers, **settings)
+    modules = [clf.network.get_submodule(layer) for layer in layers or [clf.layer]]
+    passed = []
+
+    def see(network, images):
+        passed.append(images[0].shape)
+
+    def refuse(module, images, output):  # the library would take anything for maps
+        if (kind := layout(output.shape, passed[-1])) != "channels first":
+            raise ValueError(
+                f"pytorch-grad-cam reads maps with their channels first; {clf.layer!r} gives {kind}"
+            )
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(clf.network.register_forward_pre_hook(see))
+        for module in modules:
+            stack.enter_context(module.register_forward_hook(refuse))
+        # Its progress bars go to stderr, and cannot be switched off.
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        cam = method(clf.network, modules, **settings)
         try:  # its own `with` swallows an IndexError: a class that is not there would have no map and no word
             return cam(image.requires_grad_(), **given)
         finally:
@@ -149,8 +165,8 @@ def _of_three_sizes(clf, image):
         for handle in handles:
             handle.remove()
     names = [name for name, _ in calls]
-    if clf.layer not in names:
-        raise ValueError(f"RefineCAM multiplies feature maps: {clf.layer!r} of this network gives none")
+    if clf.layer not in names:  # no maps: refused where it is read
+        return [clf.layer]
     end = names.index(clf.layer)
     explained = calls[end][1]
     # A module that runs twice would be two layers to the library.
