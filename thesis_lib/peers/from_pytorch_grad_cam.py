@@ -16,7 +16,11 @@ from thesis_lib.peers.base import PEERS, library, library_class, peer
 
 
 def pytorch_grad_cam(name: str, **settings: Any) -> Callable[..., Tensor]:
-    """The method of pytorch-grad-cam whose class is called so, such as "HiResCAM". settings: that class's."""
+    """The method of pytorch-grad-cam whose class is called so, such as "HiResCAM". settings: that class's.
+
+    It explains the class's logit at the explained layer: what needs another target or more layers, as FinerCAM and
+    RefineCAM do, is a method of its own below.
+    """
 
     check_settings(library_class(library("pytorch_grad_cam"), name), settings)
 
@@ -131,7 +135,7 @@ def finer_cam(clf: Classifier, image: Tensor, target: Tensor) -> Tensor:
     """Finer-CAM (Zhang et al., 2025): Grad-CAM of what sets the class apart from the three nearest to it.
 
     The score is the mean of F_c - F_d over the classes d whose logits are nearest, weighed by their
-    probabilities, as the library has it.
+    probabilities, as the library has it. TorchCAM's is F_c - 0.6 times the plain mean of F_d.
     """
     return _activation("FinerCAM", clf, image, target, given={"target_idx": target.item()})
 
