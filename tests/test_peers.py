@@ -36,8 +36,12 @@ SMALL = {  # settings for images of 48 pixels
     "extremal_perturbation": {"steps": 8, "cells": 6},
     "smoothgrad": {"samples": 4},
     "vargrad": {"samples": 4},
+    "opti_cam": {"steps": 5},
+    "sess": {"scales": 2},
+    "sig_cam": {"steps": 1, "samples": 3, "cells": 6},
 }
 METHODS = {n: partial(m, **SMALL.get(n, {})) for n, m in peers.METHODS.items()}
+ELSEWHERE = {"cam", "legrad"}  # they want one linear layer behind global pooling, or a Transformer
 
 
 def classifier(family=networks.Plain, dtype=torch.float32, seed=2):
@@ -73,7 +77,7 @@ def gradient(clf, x, target):
 # The contract
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "cam"])
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in ELSEWHERE])
 def test_a_method(name, x):
     clf = classifier()
     clf.network.train()  # explained in eval mode all the same, and in train mode again afterwards
@@ -110,14 +114,14 @@ def test_inference_mode(clf, x):
 def test_networks_that_reuse_a_module_or_work_in_place(x):
     for family in (networks.Residual, networks.Dense):
         other = classifier(family)
-        for name in ("gradient", "smooth_grad_cam_plus_plus", "ablation_cam", "relevance_cam"):
+        for name in ("gradient", "smooth_grad_cam_plus_plus", "ablation_cam", "relevance_cam", "refine_cam"):
             assert METHODS[name](other, x, 3).amax((1, 2)).tolist() == [1, 1]
 
 
 def test_transformers(x):
     vit = tl.Classifier(networks.vit())
     images = networks.images(1, 32, 32)
-    for name in ("gradient", "integrated_gradients", "occlusion", "rise"):
+    for name in ("gradient", "integrated_gradients", "occlusion", "rise", "legrad"):
         assert METHODS[name](vit, images, 3).max() == 1
     with pytest.raises(TypeError, match="LayerNorm"):
         METHODS["lrp"](vit, images, 3)
@@ -128,6 +132,11 @@ def test_what_is_refused(clf, x):
         METHODS["cam"](clf, x)
     with pytest.raises(ValueError, match='"absolute" or "positive"'):
         METHODS["gradient"](clf, x, reading="squared")
+    with pytest.raises(ValueError, match="in timm's ViT and DeiT, not in"):
+        METHODS["legrad"](clf, x)
+    for name in set(NEEDS["pytorch_grad_cam"].split()) & set(METHODS):
+        with pytest.raises(ValueError, match="reads maps with their channels first; 'encoder.* gives tokens"):
+            METHODS[name](tl.Classifier(networks.vit()), networks.images(1, 32, 32), 3)
     with pytest.raises((IndexError, RuntimeError)):
         METHODS["gradient"](clf, x, 7)
 
@@ -159,10 +168,11 @@ def test_libraries_are_imported_when_they_are_called():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_known_of_a_method(name):
-    """Its family is one of the thesis's three; the book's references have the work that its source names."""
+    """Its family is one of the thesis's three, or it reads attention; the book's references have the work that its
+    source names."""
     method = peers.METHODS[name]
     assert method.__name__ == name and method.__doc__
-    assert method.family in ("backpropagation", "class activation", "perturbation")
+    assert method.family in ("backpropagation", "class activation", "perturbation", "transformer")
     surname, year = re.match(r"(\w+)", method.source)[1], re.search(r", (?:.* )?(\d{4})$", method.source)[1]
     bibliography = (ROOT / "book/references.bib").read_text("utf-8")
     works = [work for work in bibliography.split("\n@") if re.search(rf"author = {{{surname},", work)]
@@ -181,7 +191,7 @@ NEEDS = {  # whose versions a run's key holds
     "captum": "deconvolution deeplift gradient guided_backprop integrated_gradients kernel_shap lime lrp "
     "occlusion smoothgrad vargrad xrai",
     "torchcam": "cam smooth_grad_cam_plus_plus ss_cam torchcam",
-    "pytorch_grad_cam": "ablation_cam pytorch_grad_cam",
+    "pytorch_grad_cam": "ablation_cam finer_cam hires_cam layer_cam pytorch_grad_cam refine_cam sess shapley_cam",
     "saliency": "xrai",
 }
 
@@ -510,4 +520,7 @@ def test_the_gallery_lists_every_reference_and_names_methods_that_exist():
     rows = re.findall(r"^\| (\d+) \| \{cite:t\}`\w+` \| (.+) \|$", table, re.M)
     assert [int(number) for number, _ in rows] == list(range(1, 30))
     named = {name for _, text in rows for name in re.findall(r"(?<!\})`(\w+)`", text)}
-    assert named <= {*peers.METHODS, *tl.METHODS} and set(peers.METHODS) <= named
+    cited = {name for name, method in peers.METHODS.items() if method.thesis}
+    assert named <= {*peers.METHODS, *tl.METHODS} and cited <= named
+    later = re.findall(r"^\| \{cite:t\}`\w+` \| .*?(?<!\})`(\w+)`.* \|$", table, re.M)
+    assert set(later) == set(peers.METHODS) - cited

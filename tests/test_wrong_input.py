@@ -128,6 +128,8 @@ WRONG = [
     ("noise", "x", TypeError, "a number"),
     ("steps", 0, ValueError, "1 or more"),
     ("steps", 1.5, TypeError, "whole number"),
+    ("scales", 0, ValueError, "1 or more"),
+    ("scales", [224], TypeError, "whole number"),
     ("gamma", -1, ValueError, "0 or more"),
     ("gamma", NAN, ValueError, "0 or more"),
     ("window", 0, ValueError, "1 or more"),

@@ -2,7 +2,9 @@
 
 Captum, TorchCAM, pytorch-grad-cam and PAIR's saliency come with the extra `.[peers]`; each has its
 file here, from_NAME.py, and is imported when a method of its is made or called. What no library has stands
-beside them in a few lines: RISE, excitation backpropagation, Relevance-CAM, extremal perturbation.
+beside them in a few lines: RISE, excitation backpropagation, Relevance-CAM, extremal perturbation, SIGCAM,
+Opti-CAM, LeGrad. Most are works that the thesis cites; the others, whose entries have `thesis=False`, are relatives
+of its methods that came after them or that it does not name.
 
     maps = tl.peers.METHODS["integrated_gradients"](clf, images)      # (N, H, W) in [0, 1]
     maps = tl.peers.torchcam("LayerCAM")(clf, images, classes=[3, 7])  # any class of TorchCAM
@@ -25,7 +27,8 @@ from thesis_lib.peers.counting import passes
 
 # Each file registers its methods. Within a family this is the gallery's order.
 for _file in (
-    "from_captum", "excitation", "from_torchcam", "from_pytorch_grad_cam", "rise", "extremal", "from_saliency",
+    "from_captum", "excitation", "from_torchcam", "from_pytorch_grad_cam", "opti_cam", "sig_cam", "legrad", "rise",
+    "extremal", "from_saliency",
 ):  # fmt: skip
     importlib.import_module(f"thesis_lib.peers.{_file}")
 

@@ -17,7 +17,7 @@ from thesis_lib.methods.base import Methods, explainer
 from thesis_lib.registry import UnknownName
 
 # `family` is here the thesis's own, of section 1.2: "backpropagation", "class activation" or
-# "perturbation". It names every one of these methods, hence `thesis` stays True.
+# "perturbation"; or "transformer", for what reads attention. `thesis` is whether the thesis names the method.
 PEERS = Methods("method of another library")
 
 

@@ -211,15 +211,23 @@ def gallery() -> dict[str, Callable]:
 
     Without CAM, which asks for one linear layer behind global pooling.
     """
-    methods = _bare("convolutional") | {n: m for n, m in PEERS.items() if n != "cam"}
+    methods = _bare("convolutional") | {
+        n: m for n, m in PEERS.items() if n != "cam" and m.family != "transformer"
+    }
     methods["smoothgrad noise=0.02"] = partial(methods["smoothgrad"], noise=0.02)
     return methods | {f"{n} reading=positive": partial(methods[n], reading="positive") for n in SIGNED}
 
 
 def vit_gallery() -> dict[str, Callable]:
-    """The same on the Transformer: its own three, and some of each family that need no convolution."""
-    methods = _bare("transformer") | {"grad_cam": METHODS["grad_cam"]}
-    return methods | {n: PEERS[n] for n in ("gradient", "occlusion")}
+    """The same on the Transformer: its own three, others' that read attention, and some of each family that need
+    no convolution."""
+    methods = _bare("transformer") | {n: m for n, m in PEERS.items() if m.family == "transformer"}
+    return methods | {"grad_cam": METHODS["grad_cam"]} | {n: PEERS[n] for n in ("gradient", "occlusion")}
+
+
+def relatives() -> dict[str, Callable]:
+    """Class activation that the thesis does not name, most of it newer than its methods: {name: method}."""
+    return {n: m for n, m in PEERS.items() if m.family == "class activation" and not m.thesis}
 
 
 def _sanity(base):
@@ -246,6 +254,7 @@ PLAN = [
     Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 0, 448),
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
          "insertion_deletion", 250, 448),
+    Part("relatives", PHOTOGRAPHS, LITE0, relatives, CURVES, "relatives", 400, 896),
     Part("main", "cutouts", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion"),
     Part("main", "cutouts", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
          BOTH, "insertion_deletion"),
