@@ -93,7 +93,7 @@ def compare(
     >>> found.verdict[:42]
     'n = 1 cannot tell which method to use: Gro'
     """
-    clf = _classifier(classifier)
+    clf = _classifier(classifier).with_compile(False)  # which a few pictures do not repay
     functions = {} if methods is None else _functions(methods)
     dataset = _dataset(pictures, side_of(clf))
     ids = list(dataset.ids)
