@@ -30,7 +30,8 @@ def __getattr__(name):
         return importlib.import_module(f"thesis_lib.{_MODULES.get(name, name)}")
     except ModuleNotFoundError as error:
         if name in _MODULES and not str(error.name).startswith("thesis_lib"):
-            said = f"tl.{name} needs {error.name}: pip install {error.name}, or this library with [book]"
+            package = str(error.name).partition(".")[0]
+            said = f"tl.{name} needs {package}: pip install {package}, or this library with its extra [book]"
             raise ImportError(said, name=error.name) from error
         if error.name != f"thesis_lib.{name}":
             raise

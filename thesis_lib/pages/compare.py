@@ -89,14 +89,16 @@ def compare(
 
     >>> found = tl.compare(clf, sample.pixels[None], ["grad_cam", "group_cam"])
     >>> found[["method", "passes"]].values.tolist()
-    [['grad_cam', 1.0], ['group_cam', 34.0]]
-    >>> found.verdict[:42]
-    'n = 1 cannot tell which method to use: Gro'
+    [['grad_cam', 1.0], ['group_cam', 26.0]]
+    >>> found.verdict[:38]
+    'n = 1 cannot tell which method to use:'
     """
-    clf = _classifier(classifier).with_compile(False)  # which a few pictures do not repay
     functions = {} if methods is None else _functions(methods)
-    dataset = _dataset(pictures, side_of(clf))
+    dataset = _dataset(pictures)  # before the network, which may have to be downloaded
     ids = list(dataset.ids)
+    clf = _classifier(classifier).with_compile(False)  # which a few pictures do not repay
+    if isinstance(dataset, (Folder, _Files)):
+        dataset.size = side_of(clf)
     first = _first(dataset, ids)
     images = clf.normalise(first[None])
     clf.probabilities(
@@ -169,14 +171,16 @@ def _functions(methods):
 class _Files:
     """Pictures by their paths."""
 
-    def __init__(self, paths: Sequence[str | Path], side: int):
-        self.ids, self.side = list(dict.fromkeys(map(str, paths))), side
+    size = 224
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.ids = list(dict.fromkeys(map(str, paths)))
         for path in self.ids:
             if not Path(path).is_file():
                 raise FileNotFoundError(f"there is no picture at {path}")
 
     def __getitem__(self, i: int) -> Sample:
-        return Sample(self.ids[i], open_image(self.ids[i], self.side))
+        return Sample(self.ids[i], open_image(self.ids[i], self.size))
 
 
 class _Batch:
@@ -192,7 +196,7 @@ class _Batch:
         return Sample(self.ids[i], self.pixels[i])
 
 
-def _dataset(pictures, side):
+def _dataset(pictures):
     """What has `ids`, and a Sample at each position."""
     if torch.is_tensor(pictures):
         return _Batch(pictures)
@@ -201,12 +205,12 @@ def _dataset(pictures, side):
     if isinstance(pictures, (str, Path)):
         path = Path(pictures).expanduser()
         if path.is_dir():
-            return Folder(path, side)
+            return Folder(path)
         if not path.is_file():
             raise FileNotFoundError(
                 f"there is no folder {pictures}, and no dataset of this name; there are {', '.join(DATASETS)}"
             )
-        return _Files([path], side)
+        return _Files([path])
     if hasattr(pictures, "ids"):
         if not len(pictures.ids):
             raise ValueError("there are no pictures: the dataset is empty")
@@ -214,7 +218,7 @@ def _dataset(pictures, side):
     if isinstance(pictures, (list, tuple)) and all(isinstance(path, (str, Path)) for path in pictures):
         if not pictures:
             raise ValueError("there are no pictures: the list is empty")
-        return _Files(pictures, side)
+        return _Files(pictures)
     raise TypeError(
         "pictures are the name of a dataset, a folder, a list of files, a dataset or a batch (N, 3, H, W) in [0, 1], "
         f"not {type(pictures).__name__}"

@@ -4,8 +4,9 @@ import time
 from itertools import chain, count
 from pathlib import Path
 
-from PIL import Image, ImageOps
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+import numpy as np
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from thesis_lib.classifier import Classifier
 from thesis_lib.data.models import load_classifier
@@ -14,8 +15,8 @@ from thesis_lib.kernels import resize
 from thesis_lib.methods import METHODS
 from thesis_lib.pages.compare import family_of, side_of
 
-# Three colours of Matplotlib's inferno, which the book uses: a library without the book needs no Matplotlib.
-COLOURS = {"black": "#000004", "mid": "#bc3754", "white": "#fcffa4"}
+# Matplotlib's inferno, as the book has it, at 0, 0.2, ..., 1: the library without the book needs no Matplotlib.
+COLOURS = np.array([(0, 0, 3), (65, 9, 103), (147, 37, 103), (220, 80, 57), (251, 164, 10), (252, 254, 164)])
 USUAL = {"convolutional": "msg_cam", "transformer": "transformer_attribution"}
 
 
@@ -75,14 +76,23 @@ def explain(
     values = resize(saliency[None], (short, short))[0, 0].cpu().clamp(0, 1)
     seconds = time.perf_counter() - begin
 
-    colours = ImageOps.colorize(to_pil_image(values).convert("L"), **COLOURS)
-    whole.paste(Image.blend(whole.crop(square), colours, 0.5), (left, top))
+    whole.paste(Image.blend(whole.crop(square), Image.fromarray(in_colour(values.numpy())), 0.5), (left, top))
     file = _free(Path(out or f"{picture.stem}-{method}.png"))
     whole.save(file)
     c = int(probabilities.argmax())
     named = clf.categories[c] if clf.categories else f"class {c}"
     flat = " The map is flat: it finds nothing." if not saliency.any() else ""
     return f"{METHODS[method].title} explains {named}, probability {probabilities[c]:.2f}, in {seconds:.1f} s: {file}.{flat}"
+
+
+def in_colour(values: np.ndarray) -> np.ndarray:
+    """Values (H, W) in [0, 1] as colours (H, W, 3), uint8.
+
+    >>> in_colour(np.array([[0.0, 0.1, 1.0]])).tolist()
+    [[[0, 0, 3], [32, 4, 53], [252, 254, 164]]]
+    """
+    places = np.linspace(0, 1, len(COLOURS))
+    return np.stack([np.interp(values, places, channel) for channel in COLOURS.T], -1).astype(np.uint8)
 
 
 def _free(path):
