@@ -32,6 +32,7 @@ from thesis_lib.runs.job import load
 POINTS = 28  # of a curve, a quarter of the thesis's: 1,792 pixels a step at 224 x 224, 54 passes a map
 CHUNK = 4  # pictures at once, which bounds the memory
 MANY = 512  # channels: VGG19's, the thesis's own network; beyond them Score-CAM has to be asked for
+DEAF = 0.9  # a rank correlation: maps that are so alike with a random last layer say little of the class
 MARGIN = 0.01  # of over-all: methods within a point of one another are as good as one another
 
 
@@ -139,7 +140,7 @@ def compare(
     found = Comparison(rows)
     found.table = _readable(rows, compared)
     found.left_out = left_out | dict(skipped)
-    found.verdict = " ".join([_verdict(rows, compared, pairs), *_notes(left_out, skipped)])
+    found.verdict = " ".join([_verdict(rows, compared, pairs), *_notes(rows, left_out, skipped)])
     return found
 
 
@@ -354,9 +355,16 @@ def _verdict(rows, compared, pairs):
     return f"{text}."
 
 
-def _notes(left_out, skipped):
-    """What is not in the table, and why."""
-    found = [f"{_title(name)} is left out: {why}." for name, why in left_out.items()]
+def _notes(rows, left_out, skipped):
+    """What else to know: maps that do not look at the last layer, and what is not in the table."""
+    found = []
+    likeness = rows.groupby("method", sort=False)["sanity"].mean()
+    if deaf := list(likeness.index[likeness > DEAF]):
+        found.append(
+            f"With a random last layer the maps of {_titles(deaf)} stay as they are (mean rank correlation above "
+            f"{DEAF}): they say little of the class."
+        )
+    found += [f"{_title(name)} is left out: {why}." for name, why in left_out.items()]
     if skipped:
         found.append(f"{len(skipped)} pictures could not be read, first {skipped[0][0]}: {skipped[0][1]}.")
     return found
