@@ -19,7 +19,7 @@ from torchvision.utils import save_image
 
 import thesis_lib as tl
 from thesis_lib.__main__ import main
-from thesis_lib.data.datasets import Sample
+from thesis_lib.data.datasets import Folder, Sample
 from thesis_lib.metrics import similarity
 from thesis_lib.pages import compare, explain
 from thesis_lib.pages.report import least_n
@@ -84,7 +84,8 @@ def test_three_pictures_cannot_tell_and_it_says_how_many_could():
     found = tl.compare(CORNER, bright(3), [deaf, good])
     assert found.verdict.startswith("n = 3 cannot tell which method to use: good has the highest")
     assert f"about {least_n(1)} pictures could tell" in found.verdict
-    assert "n = 1 cannot tell" in tl.compare(CORNER, bright(1), [deaf, good]).verdict
+    one = tl.compare(CORNER, bright(1), [deaf, good]).verdict
+    assert "n = 1 cannot tell" in one and f"has no interval, and {least_n(1)} are the fewest" in one
 
 
 def test_methods_that_are_equally_good_are_not_crowned():
@@ -186,6 +187,9 @@ def test_what_does_not_fit_and_what_cannot_be_read_is_left_out_and_said(tmp_path
         "CAMERAS is left out: " in found.verdict
         and "1 pictures could not be read, first broken" in found.verdict
     )
+    given = Folder(tmp_path, 40)
+    with pytest.raises(ValueError, match="refuses images of 40 x 40"):
+        tl.compare(clf, given)
     files = [tmp_path / "0.png", str(tmp_path / "2.png")]
     assert tl.compare(clf, files, ["grad_cam"])["id"].tolist() == list(map(str, files))
 

@@ -77,8 +77,8 @@ def compare(
             says so.
 
     Returns:
-        a DataFrame with the columns of `measure` and its "insertion_deletion", and seconds, flat and sanity;
-        with `.verdict`, `.table` and `.left_out`, see `Comparison`. A progress bar estimates the time, unless the
+        a DataFrame with the columns of `tl.evaluate`, but for "correct", which asks for labels, and with seconds, flat
+        and sanity (of the maps); with `.verdict`, `.table` and `.left_out`, see `Comparison`. A progress bar estimates the time, unless the
         environment variable TQDM_DISABLE is set.
 
     Raises:
@@ -98,13 +98,11 @@ def compare(
     dataset = _dataset(pictures)  # before the network, which may have to be downloaded
     ids = list(dataset.ids)
     clf = _classifier(classifier).with_compile(False)  # which a few pictures do not repay
-    if isinstance(dataset, (Folder, _Files)):
+    if dataset is not pictures and isinstance(dataset, (Folder, _Files)):
         dataset.size = side_of(clf)
     first = _first(dataset, ids)
     images = clf.normalise(first[None])
-    clf.probabilities(
-        images
-    )  # here, where what is wrong with the network or the size is no fault of a method
+    clf.probabilities(images)  # whose error is the network's or the size's, and no method's
     left_out: dict[str, str] = {}
     if methods is None:
         functions = {name: METHODS[name] for name in METHODS.of(family_of(clf, images))}
@@ -334,17 +332,16 @@ def _verdict(rows, compared, pairs):
         return f"{_title(row.name)} is {behind} points behind (p = {row['p']:.2g}, Holm over {pairs} pairs)"
 
     if undecided:
-        differences = [report.differences(rows, "overall", name, best) for name in undecided]
-        needed = max(report.needed(d, pairs, MARGIN) for d in differences) if n > 1 else report.least_n(pairs)
-        could = (
-            f"about {max(round(needed), n + 1):,} pictures"
-            if math.isfinite(needed)
-            else "no number of pictures"
-        )
+        if n == 1:
+            could = f"One picture has no interval, and {report.least_n(pairs)} are the fewest that could tell"
+        else:
+            differences = [report.differences(rows, "overall", name, best) for name in undecided]
+            needed = max(report.needed(d, pairs, MARGIN) for d in differences)
+            many = f"about {max(round(needed), n + 1):,}" if math.isfinite(needed) else "no number of"
+            could = f"If differences and spread stay as they are, {many} pictures could tell"
         return (
             f"n = {n} cannot tell which method to use: {lead}, and is not clearly ahead of {_titles(undecided)}; "
-            f"{nearest(undecided)}. If differences and spread stay as they are, {could} could tell; until then "
-            f"{cheapest} is the cheapest of these."
+            f"{nearest(undecided)}. {could}; until then {cheapest} is the cheapest of these."
         )
     behind = list(others.index[clear])
     text = f"Use {cheapest}: on n = {n} pictures {lead}"
