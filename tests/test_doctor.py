@@ -212,7 +212,19 @@ def test_the_packages_are_those_that_the_library_declares(capsys):
     (optional,) = [part for part in parts if part.startswith("Packages for single purposes")]
     for requirement in importlib.metadata.requires("thesis-lib"):
         name = re.match(r"[\w.-]+", requirement)[0]
-        assert line(optional if "extra" in requirement else needed, f" {name} ")
+        single = "extra" in requirement and "book" not in requirement.partition(";")[2]
+        assert line(optional if single else needed, f" {name} ")
+
+
+def test_a_library_without_its_repository_needs_no_book(capsys, monkeypatch, tmp_path):
+    moved(monkeypatch, tmp_path)
+    declared(monkeypatch, "numpy", 'no-such-package; extra == "book"')
+    assert report(capsys)[0] == 1
+    monkeypatch.setattr(doctor, "BOOK", False)
+    status, text = report(capsys)
+    assert status == 0 and "The library can be used." in text
+    assert line(text, "no-such-package") == "[MISSING] no-such-package, one of the book packages"
+    assert "clone the repository" in step(text, "pictures, networks and rows of the book")
 
 
 def test_a_package_that_is_not_installed(capsys, monkeypatch):

@@ -11,7 +11,7 @@ import thesis_lib
 ROOT = Path(__file__).resolve().parent.parent
 # Bottom to top. thesis_lib/__init__.py imports nothing until it is asked.
 LAYERS = (
-    "checks counts registry kernels compiled layers classifier data methods metrics peers runs training pages __main__"
+    "checks counts registry kernels compiled layers classifier data methods metrics peers runs training pages __main__ compare"
 ).split()
 FRONT = {**thesis_lib._HOMES, **thesis_lib._MODULES}  # tl.NAME -> its module
 

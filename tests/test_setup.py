@@ -72,7 +72,13 @@ def test_lock_names_no_index_and_hashes_all():
 
 def test_the_asked_for_packages_are_there():
     wanted = "jupyterlab jupyter-book torch torchvision kornia matplotlib seaborn papermill nbval"
-    assert set(wanted.split()) <= {package(r) for r in PROJECT["dependencies"]}
+    assert set(wanted.split()) <= {package(r) for r in requirements()}
+
+
+def test_the_library_needs_nothing_of_the_book():
+    book = PROJECT["optional-dependencies"]["book"]
+    assert {"matplotlib", "jupyterlab"} <= {package(r) for r in book}
+    assert not {package(r) for r in PROJECT["dependencies"]} & {package(r) for r in book}
 
 
 def test_jupyter_book_is_release_1():

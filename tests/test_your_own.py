@@ -42,7 +42,7 @@ def run(out, until=None, **parameters):
             exec(compile(cell.source, cell.id, "exec"), names)
             if cell.source == DEFAULTS:
                 ours = {"out": str(out), "device": "cpu", "network": "vgg19_cutouts", "methods": ["grad_cam"]}
-                names |= ours | parameters
+                names |= ours | {"compared": [str(BENCHMARK)]} | parameters
             if cell.id == until:
                 break
     plt.close("all")
@@ -57,6 +57,19 @@ def scene(size, folder, name="scene.png", **options):
     picture.paste(Image.open(BENCHMARK).resize((side, side)), corner)
     picture.save(folder / name, **options)
     return folder / name
+
+
+def test_the_methods_are_compared_on_the_pictures_that_are_named(tmp_path):
+    for compared, n in [
+        (str(BENCHMARK.parent), len(list(BENCHMARK.parent.iterdir()))),
+        ([str(BENCHMARK)] * 2, 1),
+    ]:
+        found = run(
+            tmp_path / "out", picture=str(BENCHMARK), methods=["grad_cam", "xgrad_cam"], compared=compared
+        )
+        comparison = found["comparison"]
+        assert comparison["id"].nunique() == n and list(comparison.table.index) == ["Grad-CAM", "XGrad-CAM"]
+        assert re.search(rf"\bn = {n}\b", comparison.verdict)
 
 
 def of_kind(saved, kind):
@@ -240,6 +253,8 @@ def test_a_class_by_name_or_index(tmp_path, names):
     ("parameters", "error", "message"),
     [
         ({"picture": "no/cat.jpg"}, FileNotFoundError, "no picture at no/cat.jpg: give its path"),
+        ({"compared": "no/folder"}, FileNotFoundError, "no folder at no/folder: give its path"),
+        ({"compared": ["no/cat.jpg"]}, FileNotFoundError, "no picture at no/cat.jpg: give its path"),
         ({"picture": "README.md"}, OSError, "README.md is not a readable picture"),
         ({"network": "resnet51"}, ValueError, "did you mean .*resnet50"),
         ({"network": "resnet18", "weights": "no.pt"}, FileNotFoundError, "no weights at no.pt"),
@@ -272,8 +287,9 @@ def test_errors_say_what_to_do(tmp_path, names, parameters, error, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_from_the_shell(tmp_path):
+def test_from_the_shell(tmp_path, monkeypatch):
     """The line of the page, from another folder than the repository's."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # else the comparison says on stderr how long it takes
     exif = Image.Exif()
     exif[0x0112] = 6
     scene((320, 200), tmp_path, "cat.jpg", exif=exif)
@@ -281,7 +297,7 @@ def test_from_the_shell(tmp_path):
     command = [
         Path(sys.executable).with_name("papermill"), NOTEBOOK, "mine.ipynb", "-p", "picture", "cat.jpg", "-p", "network", "resnet18", "-p", "weights", "random",
         "-p", "categories", "names.txt", "-p", "target", "281", "-y", "methods: [xgrad_cam]",
-        "-p", "out", str(tmp_path / "maps"), "--no-progress-bar",
+        "-p", "out", str(tmp_path / "maps"), "-p", "compared", str(BENCHMARK.parent), "--no-progress-bar",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

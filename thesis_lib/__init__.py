@@ -10,7 +10,7 @@ import importlib
 _HOMES = {
     "Classifier": "classifier", "counting": "counts", "load_classifier": "data.models",
     "open_dataset": "data.registry", "METHODS": "methods", "enhance": "methods", "sess": "methods",
-    "METRICS": "metrics", "insertion_deletion": "metrics", "pointing_game": "metrics",
+    "compare": "pages.compare", "METRICS": "metrics", "insertion_deletion": "metrics", "pointing_game": "metrics",
     "randomize": "metrics", "evaluate": "runs.evaluate", "recorded": "runs.record",
     "check_parameters": "pages.parameters",
 }  # fmt: skip
@@ -29,6 +29,10 @@ def __getattr__(name):
     try:
         return importlib.import_module(f"thesis_lib.{_MODULES.get(name, name)}")
     except ModuleNotFoundError as error:
+        if name in _MODULES and not str(error.name).startswith("thesis_lib"):
+            package = str(error.name).partition(".")[0]
+            said = f"tl.{name} needs {package}: pip install {package}, or this library with its extra [book]"
+            raise ImportError(said, name=error.name) from error
         if error.name != f"thesis_lib.{name}":
             raise
         raise AttributeError(f"thesis_lib has no {name!r}; it has {', '.join(__all__)}") from None

@@ -374,7 +374,10 @@ def _key(number):
 def _outline(segmentation, width, height):
     """The pixels (H, W) of an object: polygons [[x, y, ...], ...], or run lengths down the columns,
     outside and inside in turn, as a list or as COCO's text."""
-    from pycocotools import mask as coco_mask
+    try:
+        from pycocotools import mask as coco_mask
+    except ImportError as error:
+        raise ImportError("outlines of COCO2014 need pycocotools: pip install pycocotools") from error
 
     if isinstance(segmentation, list):
         polygons = [[_number(value, "a corner") for value in polygon] for polygon in segmentation]

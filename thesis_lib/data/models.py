@@ -20,7 +20,7 @@ from torchvision.models.vgg import make_layers
 from torchvision.models.vision_transformer import ConvStemConfig, VisionTransformer
 
 from thesis_lib.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from thesis_lib.data import REPOSITORY
+from thesis_lib.data import REPOSITORY, missing
 from thesis_lib.registry import Registry, UnknownName
 
 WEIGHTS = REPOSITORY / "data" / "weights"
@@ -406,6 +406,8 @@ def load_classifier(
     if weights is None and name in NETWORKS:
         entry = NETWORKS[name]
         weights = packaged(entry) if entry.package else entry.weights  # None for torchvision's
+        if weights and not weights.parent.is_dir():
+            raise FileNotFoundError(missing(f"the network {name}"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if weights is None or weights == "random":

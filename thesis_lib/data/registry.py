@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thesis_lib.data import CUTOUTS, DOWNLOADS, PHOTOGRAPHS, from_repository, is_picture
+from thesis_lib.data import CUTOUTS, DOWNLOADS, PHOTOGRAPHS, from_repository, is_picture, missing
 from thesis_lib.data.match import WNID
 from thesis_lib.data.subsets import Subset, read
 from thesis_lib.registry import Registry
@@ -165,6 +165,8 @@ def open_dataset(name: str, root: str | Path = "", subset: str | Path = "") -> A
     folder = from_repository(root) if root else entry.folder
     if folder is None:
         raise ValueError(f"{name} needs root, the folder of pictures")
+    if entry.embedded and not root and not folder.is_dir():
+        raise FileNotFoundError(missing(f"the dataset {name}"))
     dataset = entry.reader(folder)
     dataset.name = name
     if not subset:

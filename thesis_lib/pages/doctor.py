@@ -1,8 +1,9 @@
-"""What is here, what is missing, and the next step: `python -m thesis_lib.pages.doctor`.
+"""What is here, what is missing, and the next step: `python -m thesis_lib doctor`.
 
 One line for each part, [OK] or [MISSING]. Nothing is downloaded and no picture is read, so it takes
 seconds; a file that is there and damaged shows only when it is used. The real datasets are optional:
-the exit status is 1 only where the embedded benchmark, its networks or a package is missing.
+the exit status is 1 only where the embedded benchmark, its networks or a package is missing. A library that was
+installed without its repository needs neither the benchmark nor what the book is made with.
 
 What there should be stands elsewhere: packages in the metadata of this one, datasets in DATASETS,
 networks in NETWORKS, fine-tuned ones in the configurations that make them.
@@ -22,13 +23,14 @@ from thesis_lib.data import DOWNLOADS, REPOSITORY, is_picture
 from thesis_lib.data.registry import DATASETS, Dataset
 
 Line = tuple[bool, str, str]  # whether it is there, what it is, the next step
-INSTALL = "make book, which sets up .venv, or pip install -e ."
+INSTALL = 'make book, which sets up .venv, or pip install -e ".[book]"'
 CHECKOUT = "git checkout -- data"
+BOOK = (REPOSITORY / "notebooks").is_dir()  # whether the repository is here
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m thesis_lib.pages.doctor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m thesis_lib doctor", description=__doc__)
     parser.add_argument(
         "--data-root", type=Path, nargs="+", action="extend", default=[],
         help="folders of datasets, as `root` of open_dataset is; beside data/downloads",
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("Packages", packages, True),
         ("Machine", machine, False),
         ("Packages for single purposes (optional)", extras, False),
-        ("Embedded benchmark", embedded, True),
+        ("Embedded benchmark", embedded, BOOK),
         ("Real datasets (optional)", lambda: datasets(roots), False),
         ("Weights for them (optional)", weights, False),
     ]:
@@ -47,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for ok, text, step in _lines(check):
             print(f"[OK]      {text}" if ok else f"[MISSING] {text}\n          next: {step}")
             broken += needed and not ok
-    print(f"\n{'The embedded part is incomplete.' if broken else 'The book can be made.'}")
+    fine = "The book can be made." if BOOK else "The library can be used."
+    print(f"\n{'The embedded part is incomplete.' if broken else fine}")
     return 1 if broken else 0
 
 
@@ -59,18 +62,18 @@ def _lines(check: Callable[[], Iterator[Line]]) -> Iterator[Line]:
 
 
 def packages() -> Iterator[Line]:
-    """What is always needed."""
+    """What is always needed, and where the repository is, what its book is made with."""
     yield True, f"Python {platform.python_version()}, {platform.platform()}", ""
     for extra, name, wanted in _requirements():
-        if not extra:
+        if not extra or (BOOK and extra == "book"):
             yield *_installed(name, wanted), INSTALL
 
 
 def extras() -> Iterator[Line]:
     for extra, name, wanted in _requirements():
-        if extra:
+        if extra and not (BOOK and extra == "book"):
             ok, text = _installed(name, wanted)
-            step = f'pip install -e ".[{extra}]", if you want it'
+            step = f'pip install ".[{extra}]" in the repository, if you want it'
             yield ok, text if ok else f"{text}, one of the {extra} packages", step
 
 
@@ -136,6 +139,9 @@ def _memory() -> str:
 
 
 def embedded() -> Iterator[Line]:
+    if not BOOK:
+        yield False, "pictures, networks and rows of the book", "clone the repository, if you want them"
+        return
     for entry in DATASETS.values():
         if entry.embedded:
             ok, text, _ = _dataset(entry, [])
@@ -212,7 +218,6 @@ def _safetensors(path: Path) -> tuple[bool, str]:
 def weights() -> Iterator[Line]:
     """Of the networks that torchvision trained, and of those fine-tuned from them."""
     import torch
-    import yaml
     from torchvision.models import get_model_weights
 
     from thesis_lib.data.models import NETWORKS
@@ -226,6 +231,8 @@ def weights() -> Iterator[Line]:
         step = f'load_classifier("{name}") once with a network connection, or copy {file} to {folder}'
         yield (folder / file).is_file(), f"torchvision's {name} for ImageNet, {folder / file}", step
         for config in configs:
+            import yaml  # of the book's packages
+
             given = yaml.safe_load(config.read_text("utf-8"))
             out, checkpoints = (given[k].replace(given["network"], name) for k in ("out", "checkpoints"))
             step = f"papermill notebooks/{given['notebook']}.ipynb out.ipynb -f configs/{config.name}"

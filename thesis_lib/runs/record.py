@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from thesis_lib.data import REPOSITORY
+from thesis_lib.data import REPOSITORY, missing
 from thesis_lib.data.match import match
 from thesis_lib.data.models import load_classifier
 from thesis_lib.data.registry import open_dataset
@@ -302,6 +302,8 @@ def recorded(dataset: str, network: str, metric: str) -> pd.DataFrame:
     file = RESULTS / dataset / network / f"{metric}.parquet"
     if not file.exists():
         there = ", ".join(f"{d} {n} {t}" for d, n, t in tables())
+        if not there:
+            raise FileNotFoundError(missing("data/results, which holds the recorded rows,"))
         raise FileNotFoundError(f"no rows are recorded for {dataset} {network} {metric}; there are: {there}")
     rows = pq.read_table(file).to_pandas()
     rows.attrs["provenance"] = json.loads(file.with_suffix(".json").read_text("utf-8"))
