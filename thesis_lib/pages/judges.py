@@ -75,19 +75,17 @@ def kendall(
     return pd.concat(found, axis=1).mean(axis=1)
 
 
-def verdict(right: Sequence[float]) -> str:
-    """ "hears" where the measure puts clearly more than half of the steps right, "inverted" where clearly fewer, else
-    "deaf". right: a share a picture.
+def verdict(low: float, high: float, p: float) -> str:
+    """ "hears" where a measure puts clearly more than half of the steps right, "inverted" where clearly fewer, else "deaf".
+
+    low, high: the interval of the share of steps in the right order. p: that the share is one half.
 
     >>> from thesis_lib.pages.judges import verdict
-    >>> verdict([1.0] * 10), verdict([0.5] * 10), verdict([0.0] * 10)
+    >>> verdict(0.6, 0.8, 0.01), verdict(0.4, 0.6, 0.9), verdict(0.2, 0.4, 0.01)
     ('hears', 'deaf', 'inverted')
     """
-    mean, low, high = bootstrap_interval(np.asarray(right, float))
-    if low > 0.5 and signed_rank(np.asarray(right) - 0.5) < 0.05:
-        return "hears"
-    if high < 0.5 and signed_rank(np.asarray(right) - 0.5) < 0.05:
-        return "inverted"
+    if p < 0.05 and (low > 0.5 or high < 0.5):
+        return "hears" if low > 0.5 else "inverted"
     return "deaf"
 
 
@@ -98,8 +96,8 @@ def judged(
 
     columns: {measure: +1 or -1}; None for all. Returns, indexed by measure: n (pictures), right, low, high (the share
     of steps in the right order, the mean of the chains, with its 95 % interval over pictures), tau (Kendall's), p
-    (that the share is one half; Holm over the measures), verdict, and seen: of all steps the share that this measure
-    would see with 100 pictures (`power`).
+    (that the share is one half; Holm over the measures), seen (of all steps the share that this measure would see with
+    100 pictures, see `power`), and the verdict.
     """
     found = {}
     for measure, better in (columns or measures()).items():
@@ -110,11 +108,11 @@ def judged(
         mean, low, high = bootstrap_interval(right)
         found[measure] = {
             "n": len(right), "right": mean, "low": low, "high": high,
-            "tau": kendall(rows, measure, better, chains).mean(), "p": signed_rank(right - 0.5),
-            "verdict": verdict(right), "seen": float(power(table, [100]).mean(axis=0).iloc[0]),
+            "tau": kendall(rows, measure, better, chains).mean(), "p": signed_rank(right - 0.5), "seen": float(power(table, [100]).mean(axis=0).iloc[0]),
         }  # fmt: skip
     table = pd.DataFrame(found).T.infer_objects()
     table["p"] = holm(table["p"].astype(float).to_numpy())
+    table["verdict"] = [verdict(*row) for row in table[["low", "high", "p"]].to_numpy(float)]
     return table
 
 
