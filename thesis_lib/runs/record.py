@@ -241,9 +241,9 @@ def _table_3_2():
     } | _yardsticks()
 
 
-def _judged(family):
-    """Maps of known quality, those that know nothing, and a family's own."""
-    return known_maps(["moved", "blurred", "coarser"]) | _yardsticks() | _bare(family)
+def _judged():
+    """Maps of known quality, those that know nothing, and the seven."""
+    return known_maps(["moved", "blurred", "coarser"]) | _yardsticks() | _bare("convolutional")
 
 
 CNN, VIT = "vgg19_cutouts", "vit_cutouts"
@@ -272,8 +272,7 @@ PLAN = [
     Part("gallery", "cutouts", VIT, vit_gallery, BOTH, "gallery", 8, 3584),
     Part("ablation_photographs", PHOTOGRAPHS, LITE0, lambda: window_ablation("grad_cam"), CURVES, "window_ablation",
          -100, 1792),
-    Part("judges", "cutouts", CNN, lambda: _judged("convolutional"), ("judged",), "judged", 100, 448, chunk=2),
-    Part("judges", "cutouts", VIT, lambda: _judged("transformer"), ("judged",), "judged", 100, 448, chunk=2),
+    Part("judges", "cutouts", CNN, _judged, ("judged",), "judged", 100, 448, chunk=2),
     Part("ablation", "cutouts", CNN, _msg_cam_ablation, CURVES, "ablation", -100, 1792),
     Part("ablation", "cutouts", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -100, 1792),
     Part("ablation", "cutouts", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",
