@@ -119,6 +119,12 @@ def _game(family):
     return methods | gated | _yardsticks()
 
 
+def _occurrences():
+    """Chapter 3's methods, and two of them enhanced, by both sums over windows."""
+    enhanced = windows(["grad_cam", "msg_cam"], "always")
+    return _game("convolutional") | {n: m for n, m in enhanced.items() if n.endswith(("enhanced", "mean"))}
+
+
 WINDOW: dict[str, Any] = {"window": 160, "stride": 32, "cutoff": 28}
 SESS_SIZES = [224, 288, 352, 416]
 MSG_CAM = {"sizes": [224, 324], "groups": 8}  # inside windows and SESS, where all of it takes long
@@ -244,6 +250,8 @@ PLAN = [
     Part("main", "cutouts", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
          BOTH, "insertion_deletion"),
     Part("scenes", "cutouts_scenes", f"{CNN}_scenes", lambda: _game("convolutional"), GAME, "pointing_game"),
+    Part("occurrences", "cutouts_occurrences", f"{CNN}_scenes", _occurrences, ("occurrences", "fineness"),
+         "occurrences"),
     Part("sanity", "cutouts", CNN, lambda: _bare("convolutional"), ("sanity",), "sanity", 16, chunk=2),
     Part("sanity", "cutouts", VIT, lambda: _bare("transformer"), ("sanity",), "sanity", 16, chunk=2),
     Part("windows", PHOTOGRAPHS, LITE0, lambda: windows(PHOTO_BASES), CURVES, "windows", 400, 896),
