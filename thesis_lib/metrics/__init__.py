@@ -1,6 +1,8 @@
 """Metrics: a classifier, images, maps and truth in, numbers out."""
 
 from thesis_lib.metrics.base import METRICS, Column, Metric, Rounds
+from thesis_lib.metrics.borders import borders
+from thesis_lib.metrics.canvases import deletion_onto
 from thesis_lib.metrics.fineness import boundary_distance, effective_resolution
 from thesis_lib.metrics.insertion_deletion import InsertionDeletion, insertion_deletion
 from thesis_lib.metrics.occurrences import occurrences

@@ -101,12 +101,16 @@ def chosen(ids: list, count: int) -> list:
 # The plan
 
 
+def _some(*names):
+    return {name: METHODS[name] for name in names}
+
+
 def _yardsticks():
-    return {name: METHODS[name] for name in ("random", "centre")}
+    return _some("random", "centre")
 
 
 def _bare(family):
-    return {name: METHODS[name] for name in METHODS.of(family)}
+    return _some(*METHODS.of(family))
 
 
 def _game(family):
@@ -246,6 +250,8 @@ PLAN = [
     Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 0, 448),
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
          "insertion_deletion", 250, 448),
+    Part("borders", PHOTOGRAPHS, LITE0, lambda: _some("grad_cam", "centre"), ("sharp_borders",), "borders"),
+    Part("canvases", PHOTOGRAPHS, LITE0, lambda: _some("grad_cam", "group_cam"), ("canvases",), "canvases", 100),
     Part("main", "cutouts", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion"),
     Part("main", "cutouts", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
          BOTH, "insertion_deletion"),
