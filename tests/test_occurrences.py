@@ -6,6 +6,7 @@ import torch
 
 import thesis_lib as tl
 from thesis_lib.data.datasets import Sample
+from thesis_lib.data.match import match
 from thesis_lib.metrics import METRICS, occurrences
 from thesis_lib.metrics.base import Rounds
 
@@ -122,3 +123,11 @@ def test_the_embedded_pictures_have_two_or_three_things_each():
         assert torch.equal(things.any(0), sample.pixel_masks[c]) and things.sum(0).max() == 1  # none overlaps
         numbers.append(len(things))
     assert set(numbers) == {2, 3} and len(numbers) == 51
+
+
+def test_things_go_with_their_class_where_the_outputs_are_in_another_order():
+    plain, clf = tl.open_dataset("cutouts_occurrences"), tl.load_classifier("vgg19_cutouts", device="cpu")
+    reverse = tl.Classifier(clf.network, layer=clf.layer, categories=clf.categories[::-1])
+    (c,), (turned,) = plain[3].classes, match(plain, reverse)[3].classes
+    assert turned == len(clf.categories) - 1 - c
+    assert torch.equal(match(plain, reverse)[3].things[turned], plain[3].things[c])

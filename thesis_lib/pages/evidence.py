@@ -361,7 +361,12 @@ def above(table: str, method: str, a: str, b: str, family: int = 1) -> Finding:
     row |= {"p": min(1, family * report.signed_rank(gaps)), "detectable": report.detectable(gaps)}
     compared = pd.DataFrame([row])
     verdict = decide(compared, 1, None, family)
-    text = _difference(compared.iloc[0], a, f"{name(method)}, {_title(b)} subtracted", family)
+    scale, unit = _scale(a)
+    text = (
+        f"n = {len(gaps)}; {name(method)}, {_title(a)} minus {_title(b)}: {_number(scale * mean)} "
+        f"[{_number(scale * low)}, {_number(scale * high)}]{unit}, p = {row['p']:.2g} (of {family}); "
+        f"this n sees {_number(scale * row['detectable'])}"
+    )
     if verdict == "open":
         text += _would_decide(_n_needed([gaps], 1, None, family), len(gaps))
     return Finding(verdict, text, len(gaps))

@@ -251,6 +251,7 @@ PLAN = [
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
          "insertion_deletion", 250, 448),
     Part("borders", PHOTOGRAPHS, LITE0, lambda: _some("grad_cam", "centre"), ("sharp_borders",), "borders"),
+    Part("borders", "cutouts", CNN, lambda: _some("grad_cam", "centre"), ("sharp_borders",), "borders"),
     Part("canvases", PHOTOGRAPHS, LITE0, lambda: _some("grad_cam", "group_cam"), ("canvases",), "canvases", 100,
          1792),
     Part("main", "cutouts", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion"),
