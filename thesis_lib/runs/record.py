@@ -254,6 +254,7 @@ PLAN = [
     Part("borders", "cutouts", CNN, lambda: _some("grad_cam", "centre"), ("sharp_borders",), "borders"),
     Part("canvases", PHOTOGRAPHS, LITE0, lambda: _some("grad_cam", "group_cam"), ("canvases",), "canvases", 100,
          1792),
+    Part("canvases", "cutouts", CNN, lambda: _some("grad_cam", "group_cam"), ("canvases",), "canvases", 100, 1792),
     Part("main", "cutouts", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion"),
     Part("main", "cutouts", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
          BOTH, "insertion_deletion"),
