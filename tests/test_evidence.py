@@ -375,6 +375,28 @@ def test_what_the_plan_has_is_wanted():
         assert set(evidence.labels_of(table)) == {*evidence.planned(table), *known}
 
 
+# One column beside another
+
+
+@pytest.mark.parametrize(
+    ("gain", "n", "verdict"),
+    [(0.05, 40, "holds"), (-0.05, 40, "contradicted"), (0, 40, "open"), (0.05, 5, "open")],
+)
+def test_a_column_beside_another_of_the_same_pictures(use, gain, n, verdict):
+    rows = made_up(n=n, labels=["grad_cam"])
+    rng = np.random.default_rng(1)
+    use(rows.assign(other=rows["overall"] - gain + rng.normal(0, 0.01, len(rows))))
+    found = evidence.above(NAME, "grad_cam", "overall", "other")
+    assert found.verdict == verdict and found.n == n, found.text
+    p = [evidence.above(NAME, "grad_cam", "overall", "other", family=f).text for f in (1, 2)]
+    assert "(of 2)" in p[1] and p[0] != p[1]
+
+
+def test_a_column_that_is_not_there_leaves_it_open(use):
+    use(made_up(labels=["grad_cam"]))
+    assert evidence.above(NAME, "grad_cam", "overall", "none").n == 0
+
+
 # The thesis's tables, and arithmetic
 
 
@@ -386,6 +408,14 @@ def test_the_thesis_tables():
     assert evidence.printed_lead("table_3_2", "overall", 1.07).verdict == "holds"
     assert evidence.printed_lead("table_3_2", "overall", 2.45).verdict == "contradicted"
     assert evidence.printed("table_3_2", "deletion").text.startswith("deletion: CAMERAS 8.01, MSG-CAM 9.78")
+
+
+def test_what_somebody_else_published_stands_beside_a_table():
+    found = evidence.published("table_3_2", "xplain_cam", "insertion")
+    assert found.verdict == "" and found.n is None
+    assert found.text.startswith("insertion, xplain-cam minus the thesis: Grad-CAM -1.52, Grad-CAM++ +0.73")
+    assert found.text.endswith("mean -1.00 points")
+    assert "CAMERAS" not in found.text  # of which the other table has nothing
 
 
 def test_sums_are_computed():

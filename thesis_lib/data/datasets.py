@@ -32,7 +32,8 @@ VOC_CATEGORIES = (
 @dataclass
 class Sample:
     """One picture: pixels (3, H, W) float32 in [0, 1]; classes that it shows; for each of them
-    `masks[c]`, (H, W) bool, the union of its boxes, and where known `pixel_masks[c]`.
+    `masks[c]`, (H, W) bool, the union of its boxes, and where known `pixel_masks[c]`, the union of its
+    things' outlines, and `things[c]`, (K, H, W) bool, each of them by itself.
 
     >>> sample.id, sample.classes, sample.pixels.shape
     ('ILSVRC2012_val_00000005', (4,), torch.Size([3, 224, 224]))
@@ -43,6 +44,7 @@ class Sample:
     classes: tuple[int, ...] = ()
     masks: dict[int, torch.Tensor] = field(default_factory=dict)
     pixel_masks: dict[int, torch.Tensor] = field(default_factory=dict)
+    things: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 def _require(path, what):
@@ -339,7 +341,7 @@ class COCO2014:
     def __getitem__(self, i: int) -> Sample:
         image, path = self.images[i], self.root / f"{self.split}2014" / self.files[i]
         boxes: dict[int, list] = {}
-        covers: dict[int, np.ndarray] = {}
+        covers: dict[int, list[np.ndarray]] = {}
         what, unknown = "size", set()
         try:
             width, height = (_whole(image.get(side), side) for side in ("width", "height"))
@@ -354,16 +356,17 @@ class COCO2014:
                 _refuse_negative(w, h, f"[{x:g}, {y:g}, {w:g}, {h:g}]")
                 boxes.setdefault(label, []).append((x, y, x + w, y + h))
                 if item.get("segmentation"):
-                    cover = _outline(item["segmentation"], width, height)
-                    covers[label] = covers.get(label, False) | cover
+                    covers.setdefault(label, []).append(_outline(item["segmentation"], width, height))
                 else:
                     unknown.add(label)  # a box without an outline
         except Exception as error:  # pycocotools raises bare Exceptions
             raise OSError(f"{what} of {path.name} cannot be used: {error}") from error
         pixels = open_image(path, self.size, (width, height))
         masks = {c: box_mask(boxes[c], width, height, self.size) for c in sorted(boxes)}
-        exact = {c: resize_mask(covers[c], self.size) for c in masks if c not in unknown}
-        return Sample(self.ids[i], pixels, tuple(masks), masks, exact)
+        known = [c for c in masks if c not in unknown]
+        exact = {c: resize_mask(np.any(covers[c], 0), self.size) for c in known}
+        things = {c: torch.stack([resize_mask(cover, self.size) for cover in covers[c]]) for c in known}
+        return Sample(self.ids[i], pixels, tuple(masks), masks, exact, things)
 
 
 def _key(number):

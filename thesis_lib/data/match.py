@@ -29,8 +29,9 @@ class Matched:
     def __getitem__(self, i: int) -> Any:
         sample = copy.copy(self.dataset[i])
         sample.classes = tuple(self.outputs[c] for c in sample.classes)
-        for name in ("masks", "pixel_masks"):
-            setattr(sample, name, {self.outputs[c]: mask for c, mask in getattr(sample, name).items()})
+        for name in ("masks", "pixel_masks", "things"):
+            known = getattr(sample, name, {})
+            setattr(sample, name, {self.outputs[c]: mask for c, mask in known.items()})
         return sample
 
 

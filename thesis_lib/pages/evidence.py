@@ -346,6 +346,32 @@ def effect(table: str, label: str, reference: str, value: str = "overall") -> Fi
     return _one(compared, differences, value, label, reference, sign)
 
 
+@evidence
+def above(table: str, method: str, a: str, b: str, family: int = 1) -> Finding:
+    """That column a of a method is above column b, on the same pictures.
+
+    family: how many such comparisons the claim makes of the table; p is multiplied by it (Bonferroni).
+    """
+    rows = _known(_known(whole(table, [method]), a), b)
+    gaps = (rows[a] - rows[b]).groupby(rows["id"]).mean().to_numpy()
+    if len(gaps) < 2:
+        raise Incomplete(f"{len(gaps)} pictures of the kind")
+    mean, low, high = report.bootstrap_interval(gaps)
+    row = {"n": len(gaps), "difference": mean, "difference_low": low, "difference_high": high}
+    row |= {"p": min(1, family * report.signed_rank(gaps)), "detectable": report.detectable(gaps)}
+    compared = pd.DataFrame([row])
+    verdict = decide(compared, 1, None, family)
+    scale, unit = _scale(a)
+    text = (
+        f"n = {len(gaps)}; {name(method)}, {_title(a)} minus {_title(b)}: {_number(scale * mean)} "
+        f"[{_number(scale * low)}, {_number(scale * high)}]{unit}, p = {row['p']:.2g} (of {family}); "
+        f"this n sees {_number(scale * row['detectable'])}"
+    )
+    if verdict == "open":
+        text += _would_decide(_n_needed([gaps], 1, None, family), len(gaps))
+    return Finding(verdict, text, len(gaps))
+
+
 # Variants against their bare methods
 
 
@@ -596,8 +622,8 @@ def _by(rows):
 # The thesis's own tables, and arithmetic
 
 
-def _printed(table, metric):
-    rows = pd.read_csv(REPOSITORY / "data" / "thesis_tables" / f"{table}.csv")
+def _printed(table, metric, folder="thesis_tables"):
+    rows = pd.read_csv(REPOSITORY / "data" / folder / f"{table}.csv")
     return rows[rows["metric"] == metric].set_index("method")["value"]
 
 
@@ -606,6 +632,15 @@ def printed(table: str, metric: str) -> Finding:
     """The order of the methods in a table of the thesis, best first; shown only."""
     values = _printed(table, metric).sort_values(ascending=metric == "deletion")
     return Finding("", f"{metric}: " + ", ".join(f"{name(m)} {v:.2f}" for m, v in values.items()), None)
+
+
+@evidence
+def published(table: str, source: str, metric: str) -> Finding:
+    """What somebody else has published (`data/public`), less the thesis's table, method by method; shown only."""
+    gaps = (_printed(source, metric, "public") - _printed(table, metric)).dropna()
+    each = ", ".join(f"{name(m)} {gap:+.2f}" for m, gap in gaps.items())
+    text = f"{metric}, {source.replace('_', '-')} minus the thesis: {each}; mean {gaps.mean():+.2f} points"
+    return Finding("", text, None)
 
 
 @evidence

@@ -501,8 +501,8 @@ def versions() -> dict[str, str]:
 def picture(sample: Any) -> str:
     """Digest of a picture and of what is known of it."""
     parts = [_values(sample.pixels), repr(sample.classes)]
-    for name in ("masks", "pixel_masks"):
-        parts += [f" {name} {c} {_values(mask)}" for c, mask in getattr(sample, name).items()]
+    for name in ("masks", "pixel_masks", "things"):
+        parts += [f" {name} {c} {_values(mask)}" for c, mask in getattr(sample, name, {}).items()]
     return sha256(parts)[:16]
 
 

@@ -102,12 +102,16 @@ def chosen(ids: list, count: int) -> list:
 # The plan
 
 
+def _some(*names):
+    return {name: METHODS[name] for name in names}
+
+
 def _yardsticks():
-    return {name: METHODS[name] for name in ("random", "centre")}
+    return _some("random", "centre")
 
 
 def _bare(family):
-    return {name: METHODS[name] for name in METHODS.of(family)}
+    return _some(*METHODS.of(family))
 
 
 def _game(family):
@@ -118,6 +122,12 @@ def _game(family):
         if name in methods:
             methods[name] = partial(methods[name], gate="always")
     return methods | gated | _yardsticks()
+
+
+def _occurrences():
+    """Chapter 3's methods, and two of them enhanced, by both sums over windows."""
+    enhanced = windows(["grad_cam", "msg_cam"], "always")
+    return _game("convolutional") | {n: m for n, m in enhanced.items() if n.endswith(("enhanced", "mean"))}
 
 
 WINDOW: dict[str, Any] = {"window": 160, "stride": 32, "cutoff": 28}
@@ -255,10 +265,17 @@ PLAN = [
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
          "insertion_deletion", 250, 448),
     Part("relatives", PHOTOGRAPHS, LITE0, relatives, CURVES, "relatives", 400, 896),
+    Part("borders", PHOTOGRAPHS, LITE0, lambda: _some("grad_cam", "centre"), ("sharp_borders",), "borders"),
+    Part("borders", "cutouts", CNN, lambda: _some("grad_cam", "centre"), ("sharp_borders",), "borders"),
+    Part("canvases", PHOTOGRAPHS, LITE0, lambda: _some("grad_cam", "group_cam"), ("canvases",), "canvases", 100,
+         1792),
+    Part("canvases", "cutouts", CNN, lambda: _some("grad_cam", "group_cam"), ("canvases",), "canvases", 100, 1792),
     Part("main", "cutouts", CNN, lambda: _bare("convolutional") | _yardsticks(), BOTH, "insertion_deletion"),
     Part("main", "cutouts", VIT, lambda: _bare("transformer") | {"grad_cam": METHODS["grad_cam"]} | _yardsticks(),
          BOTH, "insertion_deletion"),
     Part("scenes", "cutouts_scenes", f"{CNN}_scenes", lambda: _game("convolutional"), GAME, "pointing_game"),
+    Part("occurrences", "cutouts_occurrences", f"{CNN}_scenes", _occurrences, ("occurrences", "fineness"),
+         "occurrences"),
     Part("sanity", "cutouts", CNN, lambda: _bare("convolutional"), ("sanity",), "sanity", 16, chunk=2),
     Part("sanity", "cutouts", VIT, lambda: _bare("transformer"), ("sanity",), "sanity", 16, chunk=2),
     Part("windows", PHOTOGRAPHS, LITE0, lambda: windows(PHOTO_BASES), CURVES, "windows", 400, 896),
