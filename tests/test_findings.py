@@ -6,51 +6,45 @@ from test_evidence import NAME, SEVEN, made_up, use
 
 from thesis_lib.data import REPOSITORY
 from thesis_lib.pages import evidence, findings, ledger
-from thesis_lib.pages.plots import name
 
 __all__ = ["use"]  # the fixture
-OTHERS = ", ".join(name(m) for m in SEVEN if m != "msg_cam")
-WORDS = ("A", "scores {}", "it leads"), ("甲", "为 {}", "它领先")
+CLAIM, MEASURED = ("it leads", "它领先"), ("It scores {}", "为 {}")
+
+
+def first_of(value="overall"):
+    return findings.first_of(NAME, value, CLAIM, MEASURED)
 
 
 @pytest.mark.parametrize(
     ("gain", "noise", "verdict", "en", "zh"),
     [
-        ({"msg_cam": 0.1}, 0.02, "holds", "this agrees", "与论文一致"),
-        ({"grad_cam": 0.1}, 0.02, "contradicted", "this contradicts it", "与论文相反"),
-        ({}, 0.02, "open", "this neither confirms nor contradicts it", "既不能证实也不能否定论文"),
-        (
-            {},
-            0.003,
-            "equivalent",
-            "no difference here is large enough to matter",
-            "差异小到无关紧要，与论文不符",
-        ),
+        ({"msg_cam": 0.1}, 0.02, "holds", "the rows agree", "数据与之一致"),
+        ({"grad_cam": 0.1}, 0.02, "contradicted", "the rows contradict it", "数据与之相反"),
+        ({}, 0.02, "open", "the rows cannot tell", "数据无法判定"),
+        ({}, 0.003, "equivalent", "no difference is large enough to matter", "差异小到无关紧要"),
     ],
 )
 def test_each_verdict_in_words(use, gain, noise, verdict, en, zh):
     use(made_up(gain, noise=noise, seed=3))
-    said = findings.first_of(NAME, "overall", *WORDS)
+    said = first_of()
     assert said.verdict == verdict
-    assert said.en.endswith(f"The thesis says that it leads; **{en}**.")
-    assert said.zh.endswith(f"论文称它领先；**{zh}**。")
-    assert "(more is better; n = 40)" in said.en and "（越高越好；n = 40）" in said.zh
-    assert "so far" not in said.en and "目前" not in said.zh
+    assert said.en.startswith(f'**"it leads": {en}.** It scores ') and "(n = 40)" in said.en
+    assert said.zh.startswith(f"**“它领先”：{zh}。** 为 ") and "（n = 40）" in said.zh
 
 
 def test_the_lists_name_who_is_clearly_ahead_and_by_how_much(use):
     use(made_up({"msg_cam": 0.1}))
-    said = findings.first_of(NAME, "overall", *WORDS)
-    assert "Clearly ahead of it: none; clearly behind it: Grad-CAM (−" in said.en
-    assert "not distinguishable from it: none." in said.en and "与它无法区分：无。" in said.zh
+    said = first_of()
+    names = "Grad-CAM, Grad-CAM++, XGrad-CAM, Score-CAM, Group-CAM, CAMERAS"
+    assert f"Clearly ahead of it: none; clearly behind it: {names}; not" in said.en
+    assert "not distinguishable from it: 0 of 6." in said.en and "与它无法区分：6 种中的 0 种。" in said.zh
     use(made_up({"grad_cam": 0.1}))
-    said = findings.first_of(NAME, "overall", *WORDS)
+    said = first_of()
     assert "Clearly ahead of it: Grad-CAM (+" in said.en and "明显优于它：Grad-CAM (+" in said.zh
     use(made_up())
-    said = findings.first_of(NAME, "overall", *WORDS)
+    said = first_of()
     assert (
-        f"Clearly ahead of it: none; clearly behind it: none; not distinguishable from it: {OTHERS}."
-        in said.en
+        "Clearly ahead of it: none; clearly behind it: none; not distinguishable from it: 6 of 6." in said.en
     )
 
 
@@ -58,10 +52,13 @@ def test_the_lists_name_who_is_clearly_ahead_and_by_how_much(use):
 def test_where_less_is_better_the_words_fit(use, gain, verdict):
     """A deletion score that is 10 points higher is a worse one."""
     use(made_up({"msg_cam": gain}).rename(columns={"insertion_auc": "deletion_auc"}))
-    said = findings.first_of(NAME, "deletion_auc", *WORDS)
-    assert said.verdict == verdict and "less is better" in said.en and "越低越好" in said.zh
+    said = first_of("deletion_auc")
+    assert said.verdict == verdict and "; less is better)" in said.en and "；越低越好）" in said.zh
+    side = "ahead of" if gain > 0 else "behind"
+    assert f"learly {side} it: Grad-CAM, " in said.en and ("明显优于它：Grad-CAM、" in said.zh) == (gain > 0)
+    use(made_up({"cameras": -gain}).rename(columns={"insertion_auc": "deletion_auc"}))
     side, sign = ("ahead of", "−") if gain > 0 else ("behind", "+")
-    assert f"learly {side} it: Grad-CAM ({sign}" in said.en
+    assert f"learly {side} it: CAMERAS ({sign}" in first_of("deletion_auc").en
 
 
 def test_rows_that_are_missing_are_said(use):
@@ -69,41 +66,39 @@ def test_rows_that_are_missing_are_said(use):
     plan["score_cam"] = {f"{i:03d}" for i in range(250)}
     rows = rows[(rows["method"] != "score_cam") | (rows["id"] < "030")]
     use(rows, plan)
-    said = findings.first_of(NAME, "overall", *WORDS)
-    assert "so far n = 40 of 858, Score-CAM 30 of 250)" in said.en and "**so far this agrees**" in said.en
-    assert "目前 n = 40，共 858 幅；Score-CAM 30，共 250 幅）" in said.zh and "**目前与论文一致**" in said.zh
+    said = first_of()
+    assert (
+        "(so far n = 40 of 858, Score-CAM 30 of 250)" in said.en and ": so far the rows agree.**" in said.en
+    )
+    assert (
+        "（目前 n = 40，共 858 幅；Score-CAM 30，共 250 幅）" in said.zh
+        and "：目前数据与之一致。**" in said.zh
+    )
 
 
 @pytest.mark.parametrize(
-    ("summed", "averaged", "verdict", "agrees"),
-    [
-        (0.1, 0.0, "holds", "this agrees"),
-        (-0.1, 0.1, "contradicted", "this contradicts it"),
-        (0, 0, "open", "neither"),
-    ],
+    ("summed", "averaged", "verdict"),
+    [(0.1, 0.0, "holds"), (-0.1, 0.1, "contradicted"), (0.0, 0.0, "open")],
 )
-def test_the_windows_in_each_direction(use, monkeypatch, summed, averaged, verdict, agrees):
+def test_the_windows_in_each_direction(use, monkeypatch, summed, averaged, verdict):
     bases = ("grad_cam", "group_cam")
     gain = {f"{b} {v}": g for b in bases for v, g in (("enhanced", summed), ("mean", averaged))}
     gain |= dict.fromkeys(bases, 0.0)
     tables = {}
     for table, gains in (("ablation", {"default": summed, "cover = mean": averaged}), ("windows", gain)):
-        use(made_up(gains, labels=list(gains)))
+        use(made_up(gains, labels=list(gains), seed=3))
         tables[table] = evidence.load(table)
     monkeypatch.setattr(evidence, "load", lambda table: tables[table])
     said = findings.windows("windows", "ablation")
-    assert said.verdict == verdict and agrees in said.en.rpartition("**")[0].rpartition("**")[2]
-    words = {
-        0.1: "clearly better for Grad-CAM (+",
-        -0.1: "clearly worse for Grad-CAM (−",
-        0: "not distinguishable for G",
-    }
-    zh = {0.1: "明显更好", -0.1: "明显更差", 0: "无法区分"}
-    assert f"by the equation's sum {words[summed]}" in said.en
-    assert f"by the mean over windows {words[averaged]}" in said.en
+    assert said.verdict == verdict
     assert (
-        zh[summed] in said.zh.split("按窗口求平均")[0] and zh[averaged] in said.zh.split("按窗口求平均时")[1]
+        f": {findings.AGREES[verdict][0]}.**" in said.en and f"：{findings.AGREES[verdict][1]}。**" in said.zh
     )
+    words = {0.1: "2 clearly better, 0 clearly worse", -0.1: "0 clearly better, 2 clearly worse"}
+    for gain, where in ((summed, "equation's sum: Grad-CAM "), (averaged, "mean over windows: Grad-CAM ")):
+        change, _, counts = said.en.split(where)[1].partition(", of 2 methods ")
+        assert counts.startswith(words.get(gain, "0 clearly better, 0 clearly worse"))
+        assert change[0] == {0.1: "+", -0.1: "−"}.get(gain, change[0])
     assert ("], clear." in said.en) == ("，差异明显。" in said.zh) == (summed != averaged)
 
 

@@ -25,12 +25,12 @@ BEGIN = "<!-- findings: written by `python -m thesis_lib.pages.findings --update
 END = "<!-- end of the findings -->"
 PHOTOGRAPHS = "photographs/efficientnet_lite0/"
 GAME = "cutouts_scenes/vgg19_cutouts_scenes/pointing_game"
-# What a verdict on the rows says of the thesis.
+# What a verdict on the rows says of the thesis's claim.
 AGREES = {
-    "holds": ("this agrees", "与论文一致"),
-    "contradicted": ("this contradicts it", "与论文相反"),
-    "equivalent": ("no difference here is large enough to matter", "差异小到无关紧要，与论文不符"),
-    "open": ("this neither confirms nor contradicts it", "既不能证实也不能否定论文"),
+    "holds": ("the rows agree", "数据与之一致"),
+    "contradicted": ("the rows contradict it", "数据与之相反"),
+    "equivalent": ("no difference is large enough to matter", "差异小到无关紧要"),
+    "open": ("the rows cannot tell", "数据无法判定"),
 }
 STATUSES = {  # of the ledger, in Chinese
     "implemented": "已实现", "reproduced": "已复现", "corrected": "更正后成立", "contradicted": "与论文相反",
@@ -72,41 +72,34 @@ def _interval(row, scale, key="difference", signed=True):
     """mean [low, high] in print."""
     columns = (key, f"{key}_low", f"{key}_high") if key == "difference" else (key, "low", "high")
     mean, low, high = (f"{round(scale * row[c], 1) + 0.0:{'+' * signed}.1f}" for c in columns)
-    return f"{mean} [{low}, {high}]".replace("-", "−")
+    return f"{mean} [{low}, {high}]".replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")  # one word
 
 
-def _sides(table, sign, scale):
-    """Rows in three lists of words: clearly better than the reference, clearly worse, not distinguishable."""
+def _sides(table, sign):
+    """Labels in three lists: clearly better than the reference, clearly worse, not distinguishable."""
     clear, gain = report.is_clear(table), sign * table["difference"]
-    lists = []
-    for chosen in (clear & (gain > 0), clear & (gain < 0)):
-        lists.append([f"{name(m)} ({_interval(table.loc[m], scale)})" for m in table.index[chosen]])
-    return [*lists, [name(m) for m in table.index[~clear]]]
+    return [list(table.index[chosen]) for chosen in (clear & (gain > 0), clear & (gain < 0), ~clear)]
 
 
-def _listed(items, en):
-    return ", ".join(items) or "none" if en else "、".join(items) or "无"
-
-
-def _against_thesis(verdict, whole, claim):
-    """The last sentence in both languages: what the thesis says, and whether the rows agree."""
+def _headline(verdict, whole, claim):
+    """What the thesis says and whether the rows agree, in both languages."""
     en, zh = AGREES[verdict]
     return (
-        f"The thesis says that {claim[0]}; **{'' if whole else 'so far '}{en}**.",
-        f"论文称{claim[1]}；**{'' if whole else '目前'}{zh}**。",
+        f'**"{claim[0]}": {"" if whole else "so far "}{en}.** ',
+        f"**“{claim[1]}”：{'' if whole else '目前'}{zh}。** ",
     )
 
 
-def first_of(table: str, value: str, en: tuple[str, str, str], zh: tuple[str, str, str]) -> Said:
-    """Whether MSG-CAM is the first of the thesis's seven by a measure, in a sentence.
+def first_of(table: str, value: str, claim: tuple[str, str], measured: tuple[str, str]) -> Said:
+    """Whether MSG-CAM is the first of the thesis's seven by a measure, in sentences.
 
     Args:
         table: "dataset/network/table"; value: a column of METRICS, of which more or less is better.
-        en, zh: the head of the sentence, what was measured, with {} for the number, and what the thesis says of it.
+        claim: what the thesis says of it; measured: what was measured on what, with {} for the number; each in
+            English and in Chinese.
 
     >>> from thesis_lib.pages import findings
-    >>> words = "MSG-CAM", "hits {} of 100 points", "it leads"
-    >>> findings.first_of(findings.GAME, "hits", words, words).en.startswith("**MSG-CAM** hits ")
+    >>> findings.first_of(findings.GAME, "hits", ("it leads", ""), ("hits {}", "")).en.startswith('**"it leads": ')
     True
     """
     column = METRICS.columns[value]
@@ -114,28 +107,28 @@ def first_of(table: str, value: str, en: tuple[str, str, str], zh: tuple[str, st
     others = compared.drop(index="msg_cam")
     verdict = evidence.decide(others, -column.better, evidence.MARGINS.get(value))
     own = _interval(compared.loc["msg_cam"], column.scale, "mean", signed=False)
-    counts, last = _counts(table, compared["n"], whole), _against_thesis(verdict, whole, (en[2], zh[2]))
-    more = ("more is better", "越高越好") if column.better > 0 else ("less is better", "越低越好")
-    ahead, behind, rest = _sides(others, column.better, column.scale)
+    head, counts = _headline(verdict, whole, claim), _counts(table, compared["n"], whole)
+    less = ("; less is better", "；越低越好") if column.better < 0 else ("", "")
+    ahead, behind, rest = _sides(others, column.better)
+
+    def listed(labels, separator, none):
+        with_numbers = len(labels) < 3  # more would be no sentence; the pages have them all
+        each = (name(m) + f" ({_interval(others.loc[m], column.scale)})" * with_numbers for m in labels)
+        return separator.join(each) or none
+
     return Said(
         verdict,
-        f"**{en[0]}** {en[1].format(own)} ({more[0]}; {counts[0]}). Clearly ahead of it: {_listed(ahead, True)}; "
-        f"clearly behind it: {_listed(behind, True)}; not distinguishable from it: {_listed(rest, True)}. {last[0]}",
-        f"**{zh[0]}**{zh[1].format(own)}（{more[1]}；{counts[1]}）。明显优于它：{_listed(ahead, False)}；"
-        f"明显不如它：{_listed(behind, False)}；与它无法区分：{_listed(rest, False)}。{last[1]}",
+        f"{head[0]}{measured[0].format(own)} ({counts[0]}{less[0]}). Clearly ahead of it: {listed(ahead, ', ', 'none')}; "
+        f"clearly behind it: {listed(behind, ', ', 'none')}; not distinguishable from it: {len(rest)} of {len(others)}.",
+        f"{head[1]}{measured[1].format(own)}（{counts[1]}{less[1]}）。明显优于它：{listed(ahead, '、', '无')}；"
+        f"明显不如它：{listed(behind, '、', '无')}；与它无法区分：{len(others)} 种中的 {len(rest)} 种。",
     )
 
 
-WINDOWS = {  # in the order of `_sides`
-    "en": ("clearly better for {}", "clearly worse for {}", "not distinguishable for {}"),
-    "zh": ("{} 明显更好", "{} 明显更差", "{} 无法区分"),
-}
-
-
 def windows(table: str = f"{PHOTOGRAPHS}windows", ablation: str = f"{PHOTOGRAPHS}window_ablation") -> Said:
-    """Whether the window enhancer improves over-all, by equation 4-8's sum and by the mean, in a sentence.
+    """Whether the window enhancer improves over-all, by equation 4-8's sum and by the mean, in sentences.
 
-    The verdict is on the equation as it stands.
+    The verdict is on the equation as it stands; the numbers are Grad-CAM's.
 
     >>> from thesis_lib.pages import findings
     >>> findings.windows().verdict in findings.AGREES
@@ -146,29 +139,30 @@ def windows(table: str = f"{PHOTOGRAPHS}windows", ablation: str = f"{PHOTOGRAPHS
     labels = tuple(evidence.labels_of(ablation))
     (settings, _), all_there = _there(evidence.against, ablation, "overall", "default", labels)
     verdict = evidence.decide(summed, 1, evidence.MARGINS["overall"], family)
-    claim = "the enhancer clearly improves methods of different kinds", "它明显改进不同类型的方法"
-    counts, last = _counts(table, summed["n"], whole), _against_thesis(verdict, whole, claim)
+    claim = (
+        "The window enhancer clearly improves methods of different kinds",
+        "窗口增强明显改进不同类型的方法",
+    )
+    head, counts = _headline(verdict, whole, claim), _counts(table, summed["n"], whole)
     few = _counts(ablation, settings.loc[["cover = mean"], "n"], all_there)
     gap = _interval(settings.loc["cover = mean"], 100)
-    apart = (
-        ("clear", "差异明显")
-        if report.is_clear(settings)["cover = mean"]
-        else ("not distinguishable", "无法区分")
-    )
+    clear = report.is_clear(settings)["cover = mean"]
+    apart = ("clear", "差异明显") if clear else ("not distinguishable", "无法区分")
 
-    def said(part, language):
-        words = zip(WINDOWS[language], _sides(part, 1, 100), strict=True)
-        found = [text.format(_listed(items, language == "en")) for text, items in words if items]
-        return (", " if language == "en" else "，").join(found)
+    def said(part):
+        own, (better, worse, _) = _interval(part.loc["grad_cam"], 100), map(len, _sides(part, 1))
+        return (
+            f"Grad-CAM {own}, of {len(part)} methods {better} clearly better, {worse} clearly worse",
+            f"Grad-CAM {own}，{len(part)} 种方法中 {better} 种明显更好，{worse} 种明显更差",
+        )
 
+    total, mean = said(summed), said(averaged)
     return Said(
         verdict,
-        "**The window enhancer** changes the over-all score of the bare method, in points, on photographs with "
-        f"EfficientNet-Lite0 ({counts[0]}): by the equation's sum {said(summed, 'en')}; by the mean over windows "
-        f"{said(averaged, 'en')}. Mean minus sum, for Grad-CAM on other photographs ({few[0]}): {gap}, {apart[0]}. {last[0]}",
-        f"**窗口增强**使原方法在照片上（EfficientNet-Lite0）的总体分数变化如下（个百分点；{counts[1]}）：按公式求和时，"
-        f"{said(summed, 'zh')}；按窗口求平均时，{said(averaged, 'zh')}。另一些照片上 Grad-CAM 的平均减求和"
-        f"（{few[1]}）：{gap}，{apart[1]}。{last[1]}",
+        f"{head[0]}Change of over-all in points, photographs with EfficientNet-Lite0 ({counts[0]}), by the equation's sum: "
+        f"{total[0]}; by the mean over windows: {mean[0]}. Mean minus sum, other photographs ({few[0]}): {gap}, {apart[0]}.",
+        f"{head[1]}照片，EfficientNet-Lite0，总体分数变化的百分点（{counts[1]}）。按公式求和：{total[1]}；"
+        f"按窗口求平均：{mean[1]}。平均减求和，另一些照片（{few[1]}）：{gap}，{apart[1]}。",
     )
 
 
@@ -199,27 +193,21 @@ def findings() -> list[Said]:
         first_of(
             f"{PHOTOGRAPHS}insertion_deletion",
             "overall",
+            ("MSG-CAM has the highest over-all score of seven methods", "MSG-CAM 的总体分数在七种方法中最高"),
             (
-                "MSG-CAM among the seven methods",
-                "has an over-all score of {} points on photographs with EfficientNet-Lite0",
-                "it is the first",
-            ),
-            (
-                "七种方法中的 MSG-CAM",
-                "在照片上（EfficientNet-Lite0）的总体 (over-all) 分数为 {} 个百分点",
-                "它居首位",
+                "MSG-CAM has {} points on photographs with EfficientNet-Lite0",
+                "MSG-CAM 在照片上（EfficientNet-Lite0）为 {} 个百分点",
             ),
         ),
         windows(),
         first_of(
             GAME,
             "hits",
+            ("MSG-CAM leads the pointing game", "MSG-CAM 在定点游戏中领先"),
             (
-                "MSG-CAM in the pointing game",
-                "hits with {} of 100 points, in composed scenes with a small VGG19",
-                "it leads",
+                "It hits with {} of 100 points, in composed scenes with a small VGG19",
+                "在合成场景上（小型 VGG19）100 个点中命中 {} 个",
             ),
-            ("定点游戏中的 MSG-CAM", "在合成场景上（小型 VGG19）100 个点中命中 {} 个", "它居首位"),
         ),
         claims(ledger.read()),
     ]
@@ -229,7 +217,7 @@ def block(language: str) -> str:
     """What stands between the marks of a page: a list in Markdown.
 
     >>> from thesis_lib.pages import findings
-    >>> findings.block("en").startswith("- **MSG-CAM among seven methods")
+    >>> findings.block("en").startswith('- **"MSG-CAM has the highest')
     True
     """
     return "\n".join(f"- {getattr(said, language)}" for said in findings())
