@@ -1,11 +1,22 @@
 """Chinese passages in the book say that they are Chinese."""
 
 import re
+from pathlib import Path
 
 import pytest
 from sphinx.application import Sphinx
 
+from thesis_lib.metrics import METRICS
 from thesis_lib.pages.chinese import CHINESE, marked
+
+ROOT = Path(__file__).resolve().parent.parent
+OTHER_WORDS = {
+    "指向游戏": "定点游戏",
+    "掩码": "掩膜",
+    "热力图": "显著图",
+    "显著性图": "显著图",
+    "消融研究": "消融实验",
+}
 
 PAGE = """# Pointing · 定点游戏
 
@@ -76,3 +87,18 @@ def test_every_chinese_passage_of_the_book_says_so(site):
         for path in site.rglob("*.html")
         if "_static" not in path.parts and (found := outside(path.read_text("utf-8")))
     }
+
+
+def other_words(text):
+    """Words for which the glossary, book/zh.md, has another one."""
+    return [word for word in OTHER_WORDS if word in text]
+
+
+def test_one_term_for_one_thing():
+    glossary = (ROOT / "book/zh.md").read_text("utf-8")
+    assert all(f"| {word} |" in glossary for word in OTHER_WORDS.values())
+    assert METRICS["pointing_game"].chinese in glossary and METRICS["sanity"].chinese in glossary
+    files = [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("thesis_lib/**/*.py")]
+    texts = {path: path.read_text("utf-8") for path in [*files, ROOT / "README.md"]}
+    assert not {str(path): found for path, text in texts.items() if (found := other_words(text))}
+    assert other_words("指向游戏, 定点游戏") == ["指向游戏"]
