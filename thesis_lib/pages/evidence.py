@@ -245,7 +245,9 @@ def _rivals(method, without):
 
 
 @functools.lru_cache
-def _against(table, value, reference, labels, least=0.0):
+def against(
+    table: str, value: str, reference: str, labels: tuple, least: float = 0.0
+) -> tuple[pd.DataFrame, dict]:
     """(comparisons with the reference, {label: differences of the pictures}), of pictures of that probability."""
     rows = _known(whole(table, labels), value)
     rows = rows[rows["probability"] >= least]
@@ -257,7 +259,7 @@ def _against(table, value, reference, labels, least=0.0):
 
 
 def _first(table, value, method, without, sign, least=0.0):
-    compared, differences = _against(table, value, method, tuple(_rivals(method, without)), least)
+    compared, differences = against(table, value, method, tuple(_rivals(method, without)), least)
     others = compared.drop(index=method)
     family, margin, n = len(others), MARGINS.get(value), int(others["n"].min())
     verdict = decide(others, -sign, margin)
@@ -317,7 +319,7 @@ def certain(table: str, method: str, least: float = 0.9999) -> Finding:
 @evidence
 def ahead(table: str, value: str, a: str, b: str) -> Finding:
     """That method a has a higher mean than b; p is corrected over all of a's family."""
-    compared, differences = _against(table, value, b, tuple(_rivals(a, ())))
+    compared, differences = against(table, value, b, tuple(_rivals(a, ())))
     return _one(compared, differences, value, a, b, 1)
 
 
@@ -334,14 +336,14 @@ def _one(compared, differences, value, label, reference, sign):
 @evidence
 def differs(table: str, label: str, reference: str, value: str, sign: int) -> Finding:
     """That label minus reference has this sign; p is corrected over all labels of the table."""
-    compared, differences = _against(table, value, reference, tuple(labels_of(table)))
+    compared, differences = against(table, value, reference, tuple(labels_of(table)))
     return _one(compared, differences, value, label, reference, sign)
 
 
 @evidence
 def effect(table: str, label: str, reference: str, value: str = "overall") -> Finding:
     """What a setting changes, with unit, sign, interval and n; it holds that it changes something."""
-    compared, differences = _against(table, value, reference, tuple(labels_of(table)))
+    compared, differences = against(table, value, reference, tuple(labels_of(table)))
     sign = 1 if compared.loc[label, "difference"] >= 0 else -1
     return _one(compared, differences, value, label, reference, sign)
 
@@ -388,7 +390,8 @@ def _variants(table, variant):
 
 
 @functools.lru_cache
-def _varied(table, value, variant):
+def varied(table: str, value: str, variant: str) -> tuple[pd.DataFrame, dict, int]:
+    """(comparisons with the bare methods, {method: differences of the pictures}, size of the family)."""
     bases, variants = _variants(table, variant)
     rows = _known(whole(table, [*bases, *(f"{b} {v}" for b in bases for v in variants)]), value)
     compared = report.variants_table(rows, [value], variants, _groups(rows)).loc[value]
@@ -406,7 +409,7 @@ def better_variants(table: str, value: str, variant: str, sign: int = 0) -> Find
     sign: +1 where more of the value is meant, -1 where less is; 0 for the column's own direction.
     """
     sign = sign or METRICS.columns[value].better
-    part, differences, family = _varied(table, value, variant)
+    part, differences, family = varied(table, value, variant)
     margin, n = MARGINS.get(value), int(part["n"].min())
     verdict = decide(part, sign, margin, family)
     clear, gain = report.is_clear(part), sign * part["difference"]
