@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from kornia.filters import gaussian_blur2d
+from torch import Tensor
 
 from thesis_lib.metrics.base import Rounds
 
@@ -30,7 +31,7 @@ def of_truth(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def chosen(**settings):
-        def maps(rounds: Rounds) -> torch.Tensor:
+        def maps(rounds: Rounds) -> Tensor:
             found = [
                 function(
                     sample.pixel_masks[c],
@@ -48,13 +49,13 @@ def of_truth(function: Callable) -> Callable:
 
 
 @of_truth
-def exact(mask, others):
+def exact(mask: Tensor, others: list) -> Tensor:
     """The thing's own pixels."""
     return mask
 
 
 @of_truth
-def moved(mask, others, pixels=8):
+def moved(mask: Tensor, others: list, pixels: int = 8) -> Tensor:
     """The mask so many pixels aside, to where there is more room; what leaves the picture is lost."""
     columns = mask.any(0).nonzero()
     right = mask.shape[1] - 1 - int(columns.max()) >= int(columns.min())
@@ -67,14 +68,14 @@ def moved(mask, others, pixels=8):
 
 
 @of_truth
-def blurred(mask, others, sigma=4):
+def blurred(mask: Tensor, others: list, sigma: int = 4) -> Tensor:
     """The mask under a Gaussian of so many pixels, less sure at the outline."""
     side = 2 * min(3 * sigma, (min(mask.shape) - 1) // 2) + 1
     return gaussian_blur2d(mask[None, None].float(), (side, side), (float(sigma),) * 2)[0, 0]
 
 
 @of_truth
-def box(mask, others):
+def box(mask: Tensor, others: list) -> Tensor:
     """The smallest box around the mask."""
     rows, columns = mask.any(1), mask.any(0)
     top, bottom = rows.nonzero()[[0, -1], 0]
@@ -85,13 +86,13 @@ def box(mask, others):
 
 
 @of_truth
-def other_thing(mask, others):
+def other_thing(mask: Tensor, others: list) -> Tensor:
     """The pixels of another class of the picture, the first; flat where there is none."""
     return others[0] & ~mask if others else torch.zeros_like(mask)
 
 
 @of_truth
-def complement(mask, others):
+def complement(mask: Tensor, others: list) -> Tensor:
     """All but the thing."""
     return ~mask
 

@@ -60,13 +60,13 @@ def use_style() -> None:
     if shell := get_ipython():
         InlineBackend.instance(parent=shell).figure_formats = set()  # none of its own
         shell.display_formatter.mimebundle_formatter.for_type(Figure, _stored)
-        shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, table)
+        shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, _table)
 
 
-def table(frame: pd.DataFrame) -> str:
+def _table(frame: pd.DataFrame) -> str:
     """A DataFrame's HTML as it is read: −1 and not -1, and `mean [low, high]` on one line.
 
-    >>> "−1.0\xa0[−2.0,\xa00.5]" in plots.table(pd.DataFrame({"x": ["-1.0 [-2.0, 0.5]"]}))
+    >>> "−1.0\xa0[−2.0,\xa00.5]" in plots._table(pd.DataFrame({"x": ["-1.0 [-2.0, 0.5]"]}))
     True
     """
 
