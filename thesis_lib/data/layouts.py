@@ -25,7 +25,7 @@ def save_indices(values: np.ndarray, path: Path) -> None:
     image = Image.fromarray(values.astype(np.uint8))
     palette = np.random.default_rng(1).integers(0, 256, (256, 3)).astype(np.uint8)
     palette[0] = 0
-    image.putpalette(palette.tobytes())
+    image.putpalette(palette[: int(values.max()) + 1].tobytes())  # of colours as many as there are
     image.save(path, optimize=True)
 
 

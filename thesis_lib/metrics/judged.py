@@ -145,15 +145,15 @@ def _columns():
     found = {}
     for canvas in CANVASES:
         said = {"optional": canvas == "empty", "tolerance": 0.005}
-        found[f"insertion_{canvas}"] = Column(f"insertion, {canvas}", +1, **said)
-        found[f"deletion_{canvas}"] = Column(f"deletion, {canvas}", -1, **said)
-        found[f"overall_{canvas}"] = Column(f"over-all, {canvas}", +1, **said)
+        found[f"insertion_{canvas}"] = Column(f"insertion ({canvas})", +1, **said)
+        found[f"deletion_{canvas}"] = Column(f"deletion ({canvas})", -1, **said)
+        found[f"overall_{canvas}"] = Column(f"over-all ({canvas})", +1, **said)
     for times in COARSER:
         found[f"overall_blurred_{times}"] = Column(
-            f"over-all, blurred, {times} times the step", +1, tolerance=0.005
+            f"over-all (blurred, {times} times the step)", +1, tolerance=0.005
         )
     return found | {
-        "overall_strewn": Column("over-all, blurred, equal pixels strewn", +1, tolerance=0.005),
+        "overall_strewn": Column("over-all (blurred, equal pixels strewn)", +1, tolerance=0.005),
         "points_1": Column("strongest point on the thing", +1, tolerance=0.2, optional=True),
         "points_100": Column("100 points on the thing", +1, tolerance=0.02, optional=True),
         "energy_exact": Column("energy on the thing", +1, optional=True),
