@@ -5,7 +5,7 @@ from thesis_lib.metrics.borders import borders
 from thesis_lib.metrics.canvases import deletion_onto
 from thesis_lib.metrics.fineness import boundary_distance, effective_resolution
 from thesis_lib.metrics.insertion_deletion import InsertionDeletion, insertion_deletion
-from thesis_lib.metrics.judged import best_iou, judged_rows
+from thesis_lib.metrics.judged import best_iou
 from thesis_lib.metrics.occurrences import occurrences
 from thesis_lib.metrics.pointing_game import energy_inside, mean_over_classes, pointing_game
 from thesis_lib.metrics.sanity import randomize, similarity

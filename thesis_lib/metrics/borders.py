@@ -32,7 +32,7 @@ def borders(
     With M a map's weakest pixels, 1 there and 0 elsewhere, and C a canvas, the network is shown
     (1 - M) I + M C, and the same with M blurred, which covers as much and has no edge. What moves is
     the total variation between its probabilities and those of the intact picture, half the sum over classes of
-    |p - q|, in [0, 1]. The strongest pixels, and with them the class, stay as they are.
+    ``|p - q|``, in [0, 1]. The strongest pixels, and with them the class, stay as they are.
 
     Args:
         clf: a Classifier whose probabilities add up to 1.

@@ -115,8 +115,8 @@ def best_iou(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     maps: (N, H, W), finite. masks: (N, H, W) bool, none empty. Every value of the map is tried as the threshold.
 
     >>> from thesis_lib.metrics.judged import best_iou
-    >>> best_iou(torch.tensor([[[0.9, 0.8, 0.1]]]), torch.tensor([[[True, False, True]]])).round(decimals=2).tolist()
-    [0.67]
+    >>> best_iou(torch.tensor([[[0.9, 0.8, 0.1]]]), torch.tensor([[[True, False, False]]])).tolist()
+    [1.0]
     """
     maps, masks = check_masks(maps, masks)
     values, order = maps.flatten(1).sort(1, descending=True)

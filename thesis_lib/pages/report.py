@@ -368,7 +368,7 @@ def readable(table: pd.DataFrame, scale: float = 100, digits: int = 2) -> pd.Dat
     >>> row = {"n": 3, "mean": 0.5, "low": 0.4, "high": 0.6, "p": 0.03}
     >>> row |= {"difference": 0.1, "difference_low": 0.0, "difference_high": 0.2, "detectable": 0.15}
     >>> report.readable(pd.DataFrame([row]), digits=0).iloc[0, 1:].tolist()
-    ['50 [40, 60]', '10 [0, 20]', '3.0e-02', '15']
+    ['50 [40, 60]', '10 [0, 20]', '0.03', '15']
     """
 
     def interval(row, name, low, high):
