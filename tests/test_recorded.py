@@ -1,5 +1,6 @@
 """The tables of data/results: are they whole, and does this machine still measure what they say?"""
 
+import dataclasses
 import random
 import subprocess
 
@@ -152,3 +153,34 @@ def test_memory_stays_flat():
         running = rows[(rows["compiled"] == compiled) & (rows["pictures"] >= 1000)].iloc[:-1]
         assert running["pictures"].iloc[-1] in (count - 500, count)
         assert running["megabytes"].max() < 1.05 * running["megabytes"].min()
+
+
+# Going on
+
+
+@pytest.mark.parametrize("shift, asked_for", [(0.0, 2), (1.0, 4)])
+def test_a_table_that_is_not_whole_goes_on_where_code_has_changed(
+    tmp_path, monkeypatch, capsys, shift, asked_for
+):
+    """Rows that come out again stay, and only the pictures without any are measured; else all of them are."""
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(record, "RUNS", tmp_path / "runs")
+    part = record.Part(
+        "p", "cutouts", "vgg19_cutouts", lambda: {"random": tl.METHODS["random"]}, ("fineness",), "t", 2
+    )
+    record.record(part)
+    rows, provenance = record._table(part)
+    record.write(part.file, rows.assign(boundary_distance=rows["boundary_distance"] + shift), provenance)
+
+    monkeypatch.setattr(record.key, "loop", lambda: "0123456789abcdef")  # other code
+    evaluate, asked = record.evaluate, []
+    monkeypatch.setattr(
+        record, "evaluate", lambda few, *a, **k: asked.extend(few.ids) or evaluate(few, *a, **k)
+    )
+    more = dataclasses.replace(part, pictures=4)
+    record.record(more)
+    assert asked == more.data().ids[-asked_for:]
+    assert ("the code has changed, the rows have not" in capsys.readouterr().err) == (shift == 0)
+    again, _ = record._table(more)
+    assert again["id"].tolist() == more.data().ids
+    assert np.allclose(again["boundary_distance"][:2], rows["boundary_distance"], equal_nan=True)
