@@ -65,17 +65,35 @@ def use_style() -> None:
 
 
 def _table(frame: pd.DataFrame) -> str:
-    """A DataFrame's HTML as it is read: −1 and not -1, and `mean [low, high]` on one line.
+    """A DataFrame's HTML as it is read: −1 and not -1, `mean [low, high]` on one line, one row less of headings.
 
     >>> "−1.0\xa0[−2.0,\xa00.5]" in plots._table(pd.DataFrame({"x": ["-1.0 [-2.0, 0.5]"]}))
     True
+    >>> plots._table(pd.DataFrame({"x": [1]}, index=pd.Index(["a"], name="method"))).count("<tr")
+    2
     """
 
     def cell(found):
         text = re.sub(r"(?<![\w.-])-(?=[\d.])", "−", found[0])
         return re.sub(r" ?\[[^\[\]<>]*\d\]", lambda part: part[0].replace(" ", "\xa0"), text)
 
-    return re.sub(r"(?<=<td>)[^<]*(?=</td>)", cell, frame._repr_html_())
+    html = re.sub(r"(?<=<td>)[^<]*(?=</td>)", cell, frame._repr_html_())
+    return re.sub(
+        r"<thead>.*?</thead>", lambda head: _together(head[0], frame.index.nlevels), html, flags=re.S
+    )
+
+
+def _together(head, levels):
+    """A table's headings with the names of the rows beside those of the columns, and not in a row of their own,
+    which is empty but for them."""
+    rows = re.findall(r"<tr.*?</tr>", head, re.S)
+    cells = [re.findall(r"<th[^>]*>.*?</th>", row, re.S) for row in rows]
+    if len(rows) < 2 or any(re.sub("<.*?>", "", c) for c in [*cells[-1][levels:], *cells[-2][:levels]]):
+        return head
+    row = rows[-2]
+    for blank, name in zip(cells[-2][:levels], cells[-1][:levels], strict=True):
+        row = row.replace(blank, name, 1)
+    return head.replace(rows[-1], "").replace(rows[-2], row)
 
 
 def _in_short(frame, printer, cycle):
