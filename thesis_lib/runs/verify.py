@@ -104,7 +104,7 @@ def check(
             found["lines"].append(
                 f"{line['id']} class {line['class']} {line['method']} {line['column']}: recorded "
                 f"{line['recorded']:.4f}, now {line['measured']:.4f} "
-                f"({'an edge: noise of a millionth moves the row as far' if edge else 'other values'})"
+                f"({'an edge: noise of a millionth or other kernels move the row as far' if edge else 'other values'})"
             )
     return found
 
