@@ -176,31 +176,26 @@ def judged_rows(rounds: Rounds, method: Callable, maps: torch.Tensor) -> dict:
     found: dict[str, np.ndarray] = {}
     coarse = min(4 * rounds.step, pixels // 2)
 
-    def areas(pair, step, suffix, every=1):
+    def areas(pair, step, every=1):
+        """Insertion, deletion and their difference, from each `every`th point."""
         points = [*range(0, pair[0].shape[1] - 1, every), pair[0].shape[1] - 1]
         at = (torch.tensor(points) * step).clamp(max=pixels).double() / pixels
         inside, outside = (torch.trapezoid(c[:, points].double().cpu(), at).numpy() for c in pair)
-        return {
-            f"insertion_{suffix}": inside,
-            f"deletion_{suffix}": outside,
-            f"overall_{suffix}": inside - outside,
-        }
+        return inside, outside, inside - outside
 
     shown = canvases(clf, images, rounds.samples)
     for name in CANVASES:
+        columns = [f"{what}_{name}" for what in ("insertion", "deletion", "overall")]
         if name not in shown:
-            unknown = np.full(len(maps), np.nan)
-            found |= {f"{what}_{name}": unknown for what in ("insertion", "deletion", "overall")}
+            found |= dict.fromkeys(columns, np.full(len(maps), np.nan))
             continue
         step = rounds.step if name == "blurred" else coarse
         pair = curves(clf, images, shown[name], ranks, classes, step)
-        found |= areas(pair, step, name)
+        found |= zip(columns, areas(pair, step), strict=True)
         if name == "blurred":
-            for times in COARSER:
-                fewer = areas(pair, step, f"blurred_{times}", times)
-                found[f"overall_blurred_{times}"] = fewer[f"overall_blurred_{times}"]
+            found |= {f"overall_blurred_{times}": areas(pair, step, times)[-1] for times in COARSER}
     strewn = curves(clf, images, shown["blurred"], orders(maps, sigma=0), classes, coarse)
-    found["overall_strewn"] = areas(strewn, coarse, "strewn")["overall_strewn"]
+    found["overall_strewn"] = areas(strewn, coarse)[-1]
     masks = rounds.pixel_masks()
     for points in (1, 100):
         found[f"points_{points}"] = where_known(partial(share_of_points, points=points), maps, masks)

@@ -240,20 +240,17 @@ def rewritten(text: str, new: str) -> str:
 
 
 def main() -> None:
-    stale = 0
+    stale, update = 0, "--update" in sys.argv[1:]
     for page, language in PAGES.items():
         path = REPOSITORY / page
         text = path.read_text("utf-8")
         new = rewritten(text, block(language))
         if new != text:
             stale += 1
-            print(
-                f"{page}: "
-                + ("written" if "--update" in sys.argv[1:] else "says something else than the rows")
-            )
-            if "--update" in sys.argv[1:]:
+            print(f"{page}: {'written' if update else 'says something else than the rows'}")
+            if update:
                 path.write_text(new, "utf-8")
-    if stale and "--update" not in sys.argv[1:]:
+    if stale and not update:
         sys.exit(1)
     print(f"{len(PAGES)} pages, {stale} changed")
 

@@ -1,9 +1,9 @@
 """When do two measurements of the same rows agree? Within the metrics' tolerances, or where rounding decides."""
 
 import copy
-import itertools
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,8 @@ def on_an_edge(
         return (found["difference"] / tolerance).max()
 
     # No more of them than it takes: some rows take a minute. What moves by less than the tolerance has moved, too.
-    others = itertools.chain((again(seed) for seed in range(SEEDS)), map(_otherwise, [again]))
-    return any(furthest(wrong) <= 5 * furthest(disagreements(new, other, metrics, 0.1)) for other in others)
+    others = [*(partial(again, seed) for seed in range(SEEDS)), partial(_otherwise, again)]
+    return any(furthest(wrong) <= 5 * furthest(disagreements(new, other(), metrics, 0.1)) for other in others)
 
 
 def _otherwise(again):
