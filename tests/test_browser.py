@@ -8,6 +8,7 @@ import html
 import io
 import json
 import re
+from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 from urllib.request import url2pathname
 
@@ -18,6 +19,7 @@ from PIL import Image
 from thesis_lib import explore
 
 pytestmark = pytest.mark.minutes
+ROOT = Path(__file__).resolve().parent.parent
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
@@ -31,6 +33,7 @@ DARK = [
     EXPLORE,
     "notebooks/03_1_method.html",
     "notebooks/03_4_pointing_game.html",
+    "notebooks/05_2_ledger.html",
     "book/references.html",
 ]
 # Faults of the theme that cannot be mended from here: (rule, part of the selector): why. None is left.
@@ -65,6 +68,13 @@ SETTLED = """async () => {
     const moving = () => document.getAnimations().some(a => a.playState === "running");
     for (let i = 0; i < 100 && (waiting() || moving()); i++) await new Promise(done => setTimeout(done, 50));
 }"""
+# How far down a page they begin: the first figure, the first code (folded or not), the first thing that a cell wrote.
+ORDER = """() => Object.fromEntries([
+    ["figure", ".bd-article figure img, .bd-article .explore"], ["code", ".cell_input"], ["output", ".cell_output"],
+].map(([name, where]) => {
+    const found = [...document.querySelectorAll(where)].map(e => (e.closest("details") || e).getBoundingClientRect().top);
+    return [name, found.length ? Math.min(...found) + scrollY : null];
+}))"""
 CHECKS = ["console", "requests", "images", "formulas", "accessibility", "wide"]
 
 
@@ -122,6 +132,7 @@ def look(browser, path, folder, whole=True):
     seen["sources"] = page.evaluate(
         "() => [...document.querySelectorAll('a.figure-source')].map(a => a.hash.slice(1))"
     )
+    seen["order"] = page.evaluate(ORDER)
     seen["figures"] = page.evaluate("() => document.querySelectorAll('.explore[data-ready]').length")
     seen["set"] = page.evaluate("() => document.querySelectorAll('mjx-container').length")
     page.set_viewport_size(PHONE)
@@ -163,9 +174,43 @@ def looks(browser, site):
 
 def test_computed_figures_link_to_their_cells(looks):
     for path, seen in looks.items():
-        computed = [f"code-of-{i}" for i in seen["computed"]]
-        assert seen["sources"] == computed and set(computed) <= {*seen["ids"]}, path.name
+        assert len(seen["sources"]) == len(seen["computed"]) and {*seen["sources"]} <= {*seen["ids"]}, (
+            path.name
+        )
     assert sum(len(seen["computed"]) for seen in looks.values()) > 40
+
+
+def test_a_reader_meets_a_figure_soon_and_what_rows_say_before_code(looks):
+    """The first figure within a screen and a half; where cells are tagged `opening`, their outputs before any code."""
+    late = {
+        p.name: y
+        for p, seen in looks.items()
+        if (y := seen["order"]["figure"] or 0) > 1.5 * DESKTOP["height"]
+    }
+    assert not late
+    opened = 0
+    for path, seen in looks.items():
+        notebook = ROOT / "notebooks" / f"{path.stem}.ipynb"
+        if notebook.exists() and '"opening"' in notebook.read_text("utf-8"):
+            assert seen["order"]["output"] < seen["order"]["code"], path.name
+            opened += 1
+    assert opened > 10
+
+
+@pytest.mark.parametrize("name", ["notebooks/03_4_pointing_game.html"])
+def test_a_figure_is_enlarged_by_click_and_by_key(browser, site, name):
+    page = browser.new_page(viewport=DESKTOP)
+    page.goto((site / name).as_uri())
+    page.evaluate(SETTLED)
+    small = page.locator(".bd-article figure img").first.bounding_box()
+    large = page.locator("dialog.enlarged img")
+    for opens in (page.locator(".bd-article figure img").first.click, lambda: page.keyboard.press("Enter")):
+        opens()
+        assert large.bounding_box()["width"] > 1.2 * small["width"]
+        page.keyboard.press("Escape")
+        assert not large.is_visible()
+        page.locator("button.enlarge").first.focus()
+    page.close()
 
 
 @pytest.mark.parametrize("check", CHECKS)

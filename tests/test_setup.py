@@ -97,7 +97,6 @@ def test_citation_file():
 def test_licences():
     text = (ROOT / "LICENSE").read_text("utf-8")
     assert "MIT License" in text and "CC BY 4.0" in text
-    assert "Apache License" in (ROOT / "book/_static/mathjax/LICENSE").read_text("utf-8")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -40,6 +40,7 @@ from docutils.nodes import make_id
 
 from thesis_lib.data import REPOSITORY
 from thesis_lib.pages.evidence import EVIDENCE, MISSING, Finding
+from thesis_lib.pages.report import typeset
 
 ROOT = Path(REPOSITORY)
 STATUSES = {
@@ -209,7 +210,7 @@ def _evidence(row):
     groups |= {f"{_where(table)} (beside)": found for table, found in beside(row).items()}
     lines = []
     for label, found in groups.items():
-        items = (f"<b>{f.verdict}</b>: " * bool(f.verdict) + html.escape(f.text) for f in found)
+        items = (f"<b>{f.verdict}</b>: " * bool(f.verdict) + html.escape(typeset(f.text)) for f in found)
         if found:
             lines.append(f"<p>{label}</p><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>")
     return "".join(lines)

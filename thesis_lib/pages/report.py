@@ -4,6 +4,7 @@ The unit is the picture: several classes, rounds or seeds of one picture never c
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,16 @@ def _text(value, digits):
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_text(item, digits) for item in value) + "]"
     return str(value)
+
+
+def typeset(text: str) -> str:
+    """Numbers as print has them: a minus sign before a negative one, and an interval on one line.
+
+    >>> report.typeset("a change of -1.0 [-2.0, 0.5] points, p = 1e-5")
+    'a change of −1.0\xa0[−2.0,\xa00.5] points, p = 1e-5'
+    """
+    text = re.sub(r"(?<![\w.-])-(?=\.?\d)", "−", text)
+    return re.sub(r" ?\[[^\[\]<>]*\d\]", lambda interval: interval[0].replace(" ", "\xa0"), text)
 
 
 def bootstrap_interval(

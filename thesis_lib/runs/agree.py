@@ -34,7 +34,7 @@ def disagreements(
             for where in both:
                 x, y = (np.asarray(rows.loc[where, name], float) for rows in (a, b))
                 gap = difference(x, y)
-                if gap > share * column.tolerance + (2**-10 if x.ndim else 0):  # see record.write
+                if gap > share * column.tolerance + (0.005 if x.ndim else 0):  # see record.write
                     found.append((*where, name, float(x.mean()), float(y.mean()), gap))
     return pd.DataFrame(found, columns=[*ROW, "column", "recorded", "measured", "difference"])
 

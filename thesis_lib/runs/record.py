@@ -332,13 +332,13 @@ def tables() -> list[tuple[str, str, str]]:
 
 
 def write(file: Path, rows: pd.DataFrame, provenance: dict) -> None:
-    """A table and its provenance; curves in thousandths, as 16-bit floats, which have no more near 1."""
+    """A table and its provenance. Curves, most of its bytes, are for drawing: in hundredths; areas are kept as measured."""
     columns, curves = {}, []
     for name in rows:
         values = rows[name].tolist()
         if isinstance(values[0], (list, np.ndarray)):
             flags = np.asarray(values[0]).dtype.kind == "b"
-            lists = [np.asarray(v) if flags else np.float16(np.round(v, 3)) for v in values]
+            lists = [np.asarray(v) if flags else np.float16(np.round(v, 2)) for v in values]
             columns[name] = pa.array(lists, pa.list_(pa.bool_() if flags else pa.float16()))
             if not flags:
                 curves.append(name)
