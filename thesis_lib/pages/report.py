@@ -52,12 +52,13 @@ def _text(value, digits):
 
 
 def typeset(text: str) -> str:
-    """Numbers as print has them: a minus sign before a negative one, and an interval on one line.
+    """Numbers as print has them: a minus sign before a negative one, per cent and an interval on its line.
 
-    >>> report.typeset("a change of -1.0 [-2.0, 0.5] points, p = 1e-5")
-    'a change of −1.0\xa0[−2.0,\xa00.5] points, p = 1e-5'
+    >>> report.typeset("a change of -1.0 [-2.0, 0.5] points, or 5 %, p = 1e-5")
+    'a change of −1.0\xa0[−2.0,\xa00.5] points, or 5\xa0%, p = 1e-5'
     """
     text = re.sub(r"(?<![\w.-])-(?=\.?\d)", "−", text)
+    text = re.sub(r"(?<=\d) (?=%)", "\xa0", text)
     return re.sub(r" ?\[[^\[\]<>]*\d\]", lambda interval: interval[0].replace(" ", "\xa0"), text)
 
 
