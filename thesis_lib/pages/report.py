@@ -59,7 +59,7 @@ def typeset(text: str) -> str:
     """
     text = re.sub(r"(?<![\w.-])-(?=\.?\d)", "−", text)
     text = re.sub(r"(?<=\d) (?=%)", "\xa0", text)
-    return re.sub(r" ?\[[^\[\]<>]*\d\]", lambda interval: interval[0].replace(" ", "\xa0"), text)
+    return re.sub(r" ?\[[−+\d., ]*\d\]", lambda interval: interval[0].replace(" ", "\xa0"), text)
 
 
 def bootstrap_interval(
