@@ -256,11 +256,6 @@ def _judged():
     return known_maps(ORDERED) | _yardsticks() | _bare("convolutional")
 
 
-def _judged_lite0():
-    """Without Score-CAM, as in table 3-2, and without XGrad-CAM, which is Grad-CAM there."""
-    return {name: maps for name, maps in _judged().items() if name not in ("score_cam", "xgrad_cam")}
-
-
 def _judged_vit():
     return known_maps(ORDERED) | _yardsticks() | _bare("transformer") | _some("grad_cam")
 
@@ -309,7 +304,6 @@ PLAN = [
     Part("judges", "cutouts", CNN, _judged, ("removals",), "removals", 100, 448, chunk=2),
     Part("judges_networks", "cutouts_scenes", f"{CNN}_scenes", _elsewhere, MEASURES, "judged", 100, 448, chunk=2),
     Part("judges_networks", "cutouts", VIT, _judged_vit, MEASURES, "judged", 100, 448, chunk=2),
-    Part("judges_networks", "cutouts", LITE0, _judged_lite0, MEASURES, "judged", 100, 448, chunk=2),
     Part("ablation", "cutouts", CNN, _msg_cam_ablation, CURVES, "ablation", -100, 1792),
     Part("ablation", "cutouts", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -100, 1792),
     Part("ablation", "cutouts", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",
