@@ -13,6 +13,7 @@ from thesis_lib.kernels import blur
 from thesis_lib.metrics import METRICS, Rounds, judged, known
 from thesis_lib.metrics.measure import measure
 from thesis_lib.pages import judges
+from thesis_lib.runs import record
 
 SIDE = 32
 
@@ -204,6 +205,48 @@ def test_a_deaf_and_an_inverted_measure_are_told(noise, sign, expected):
     assert turned.loc["m", "verdict"] == {"hears": "inverted", "inverted": "hears", "deaf": "deaf"}[expected]
     if not noise:
         assert table.loc["m", ["right", "tau"]].tolist() == [(sign + 1) / 2, sign]
+
+
+def test_measures_of_both_metrics_are_judged_as_they_say_what_is_better():
+    hears, deaf = made_up(1), made_up(1, 0)
+    rows = hears.rename(columns={"m": "road"}).assign(
+        infidelity=hears["m"], single_deletion=deaf["m"], iou=-hears["m"]
+    )
+    table = judges.judged(rows, CHAIN)
+    assert table["verdict"].to_dict() == {
+        "iou": "inverted", "road": "hears", "infidelity": "inverted", "single_deletion": "deaf"
+    }  # fmt: skip
+
+
+def test_a_few_pictures_that_all_agree_are_too_few():
+    rows = made_up(0)
+    few = rows["id"].isin([f"p{k}" for k in range(5)])
+    assert judges.judged(rows[few], CHAIN, {"m": 1}).loc["m", "verdict"] == judges.TOO_FEW
+    six = rows["id"].isin([f"p{k}" for k in range(6)])
+    assert judges.judged(rows[six], CHAIN, {"m": 1}).loc["m", "verdict"] == "hears"
+    both = judges.judged(rows.assign(some=rows["m"].where(few)), CHAIN, {"m": 1, "some": 1})
+    assert both["verdict"].tolist() == ["hears", judges.TOO_FEW]
+    alone = judges.judged(rows, CHAIN, {"m": 1})
+    assert both.loc["m", "p"] == alone.loc["m", "p"] and np.isnan(both.loc["some", "p"])
+
+
+def test_columns_of_both_tables_stand_in_one_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    names = METRICS["removals"].columns
+    first = pd.DataFrame(
+        {"id": ["a", "a", "b"], "class": [1, 1, 2], "method": ["x", "y", "x"], "iou": [0.125, 0.25, 0.5]}
+    )
+    second = pd.DataFrame(
+        {"id": ["b", "a"], "class": [2, 1], "method": ["x", "y"]} | dict.fromkeys(names, [0.5, 0.25])
+    )
+    record.write(tmp_path / "d/n/judged.parquet", first, {"table": "judged"})
+    assert judges.both("d", "n").equals(tl.recorded("d", "n", "judged"))
+    record.write(tmp_path / "d/n/removals.parquet", second, {"table": "removals"})
+    rows = judges.both("d", "n")
+    assert rows["iou"].tolist() == [0.125, 0.25, 0.5]
+    for name in names:
+        assert np.isnan(rows[name][0]) and rows[name].tolist()[1:] == [0.25, 0.5]
+    assert rows.attrs == {"provenance": {"table": "judged"}, "removals": {"table": "removals"}}
 
 
 def test_the_same_score_for_every_map_is_no_order():

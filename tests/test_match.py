@@ -379,7 +379,8 @@ def test_what_belongs_together_stays_as_it_is(name, network):
 
 
 def test_the_plans_tables_are_measured_as_before():
-    for part in {(p.dataset, p.network): p for p in record.PLAN}.values():
+    pairs = {(p.dataset, p.network): p for p in record.PLAN}
+    for part in pairs.values():
         data = part.data()
         assert match(data, tl.load_classifier(part.network, device="cpu")) is data
 

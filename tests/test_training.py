@@ -13,7 +13,7 @@ import thesis_lib as tl
 from thesis_lib.data import cutouts
 from thesis_lib.data.models import NETWORKS, WEIGHTS, vgg19_cutouts
 from thesis_lib.data.registry import open_dataset
-from thesis_lib.training import embedded, precision
+from thesis_lib.training import embedded, pieces, precision
 from thesis_lib.training import train as training
 
 
@@ -425,3 +425,28 @@ def test_weight_files_are_small_and_describe_themselves(name):
     assert json.loads(facts["categories"]) == cutouts.categories()
     assert facts["activation"] == activation
     assert tl.load_classifier(name, device="cpu").activation == activation
+
+
+# With pieces missing
+
+
+def test_pieces_are_missing_in_the_mean_colour():
+    pixels = np.full((400, 3, 28, 28), 255, np.uint8)
+    found = pieces.without_pieces(pixels, np.random.default_rng(0), grid=4, beta=0.5)
+    gone = found[:, 0] < 255
+    assert set(np.unique(found[:, 0])) == {124, 255} and (found[gone.nonzero()[0][0], 1] < 255).any()
+    share = gone.mean((1, 2))
+    whole, cell = (share == 0).mean(), (share == 1 / 16).mean()
+    assert 0.4 < whole < 0.65 and 0.2 < cell < 0.4
+    assert share.max() < 0.85 and (pixels == 255).all()
+
+
+def test_fine_tuned_weights_load_where_the_networks_own_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(pieces, "HELD_OUT", 6)
+    file = tmp_path / "new" / "w.safetensors"
+    seen = pieces.fine_tune("vgg19_cutouts", file, pictures=64, epochs=1)
+    assert list(seen) == ["whole, before", "a cell missing, before", "whole", "a cell missing"]
+    before, after = (tl.load_classifier("vgg19_cutouts", weights=w, device="cpu") for w in (None, file))
+    images = before.normalise(torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
+    assert not before.logits(images).equal(after.logits(images))
+    assert after.categories == before.categories and after.layer == before.layer

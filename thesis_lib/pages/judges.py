@@ -1,7 +1,7 @@
 """What measures of maps are worth: do they recover an order that is known?
 
-Reads rows of the metric "judged" over the maps of `metrics.known`. For each measure, on each picture: of the pairs of
-neighbours in a chain, the share that it puts into the right order.
+Reads rows of the metrics "judged" and "removals" over the maps of `metrics.known`. For each measure, on each picture: of
+the pairs of neighbours in a chain, the share that it puts into the right order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,34 @@ from scipy import stats
 from thesis_lib.metrics import METRICS
 from thesis_lib.metrics.known import CHAINS
 from thesis_lib.pages.report import bootstrap_interval, holm, needed, signed_rank
+from thesis_lib.runs.record import recorded
+
+ROW = ["id", "class", "method"]
+TOO_FEW = "too few"
+
+
+def both(dataset: str, network: str) -> pd.DataFrame:
+    """Recorded rows of the metric "judged", with the columns of "removals" where a table of that name is there, too.
+
+    Rows that the second table lacks have NaN there. `.attrs["provenance"]` is the first table's, and
+    `.attrs["removals"]` the second's.
+
+    Raises:
+        FileNotFoundError: as `thesis_lib.recorded`.
+
+    >>> from thesis_lib.pages.judges import both
+    >>> {"iou", "road"} <= set(both("cutouts", "vgg19_cutouts"))
+    True
+    """
+    rows = recorded(dataset, network, "judged")
+    try:
+        more = recorded(dataset, network, "removals")
+    except FileNotFoundError:
+        return rows
+    columns = [*METRICS["removals"].columns]
+    found = rows.merge(more[ROW + columns], on=ROW, how="left", validate="one_to_one")
+    found.attrs = {"provenance": rows.attrs["provenance"], "removals": more.attrs["provenance"]}
+    return found
 
 
 def measures() -> dict[str, int]:
@@ -22,7 +50,7 @@ def measures() -> dict[str, int]:
     >>> measures()["overall_blurred"], measures()["deletion_blurred"]
     (1, -1)
     """
-    return METRICS["judged"].better
+    return METRICS["judged"].better | METRICS["removals"].better
 
 
 def scores(rows: pd.DataFrame, measure: str, chain: Sequence[str], better: int) -> pd.DataFrame:
@@ -94,13 +122,17 @@ def judged(
 ) -> pd.DataFrame:
     """A row a measure: is it worth asking?
 
-    columns: {measure: +1 or -1}; None for all. Returns, indexed by measure: n (pictures), right, low, high (the share
-    of steps in the right order, the mean of the chains, with its 95 % interval over pictures), tau (Kendall's), p
-    (that the share is one half; Holm over the measures), seen (of all steps the share that this measure would see with
-    100 pictures, see `power`), and the verdict.
+    columns: {measure: +1 or -1}; None for all that the rows have. Returns, indexed by measure: n (pictures), right, low,
+    high (the share of steps in the right order, the mean of the chains, with its 95 % interval over pictures), tau
+    (Kendall's), p (that the share is one half; Holm over the measures), seen (of all steps the share that this measure
+    would see with 100 pictures, see `power`), and the verdict. Where even pictures that all agree would show nothing, as
+    2 / 2^n is above 5 % over the number of measures, it is `TOO_FEW`, p is NaN, and the measure does not count for Holm's
+    correction.
     """
     found = {}
     for measure, better in (columns or measures()).items():
+        if measure not in rows:
+            continue
         table = steps(rows, measure, better, chains)
         if table.empty:
             continue
@@ -111,8 +143,11 @@ def judged(
             "tau": kendall(rows, measure, better, chains).mean(), "p": signed_rank(right - 0.5), "seen": float(power(table, [100]).mean(axis=0).iloc[0]),
         }  # fmt: skip
     table = pd.DataFrame(found).T.infer_objects()
-    table["p"] = holm(table["p"].astype(float).to_numpy())
-    table["verdict"] = [verdict(*row) for row in table[["low", "high", "p"]].to_numpy(float)]
+    table["p"] = table["p"].astype(float).where(2 / 2.0 ** table["n"].astype(float) <= 0.05 / len(table))
+    enough = table["p"].notna()
+    table.loc[enough, "p"] = holm(table.loc[enough, "p"].to_numpy())
+    said = [verdict(*row) for row in table[["low", "high", "p"]].to_numpy(float)]
+    table["verdict"] = np.where(enough, said, TOO_FEW)
     return table
 
 

@@ -253,13 +253,24 @@ def _table_3_2():
 
 def _judged():
     """Maps of known quality, those that know nothing, and the seven."""
-    return known_maps(["moved", "blurred", "coarser"]) | _yardsticks() | _bare("convolutional")
+    return known_maps(ORDERED) | _yardsticks() | _bare("convolutional")
 
 
+def _judged_vit():
+    return known_maps(ORDERED) | _yardsticks() | _bare("transformer") | _some("grad_cam")
+
+
+def _elsewhere():
+    """What only a picture with several things has: the mask of another one."""
+    return known_maps(["elsewhere"]) | _yardsticks()
+
+
+ORDERED = ("moved", "blurred", "coarser")
 CNN, VIT = "vgg19_cutouts", "vit_cutouts"
 PHOTOGRAPHS, LITE0 = "photographs", "efficientnet_lite0"
 CURVES, GAME = ("insertion_deletion",), ("pointing_game", "fineness")
 BOTH = ("insertion_deletion", "fineness")
+MEASURES = ("judged", "removals")
 PLAN = [
     Part("photographs", PHOTOGRAPHS, LITE0, _table_3_2, CURVES, "insertion_deletion", 0, 448),
     Part("score_cam", PHOTOGRAPHS, LITE0, lambda: {"score_cam": METHODS["score_cam"]}, CURVES,
@@ -290,6 +301,9 @@ PLAN = [
     Part("ablation_photographs", PHOTOGRAPHS, LITE0, lambda: window_ablation("grad_cam"), CURVES, "window_ablation",
          -100, 1792),
     Part("judges", "cutouts", CNN, _judged, ("judged",), "judged", 100, 448, chunk=2),
+    Part("judges", "cutouts", CNN, _judged, ("removals",), "removals", 100, 448, chunk=2),
+    Part("judges_networks", "cutouts_scenes", f"{CNN}_scenes", _elsewhere, MEASURES, "judged", 100, 448, chunk=2),
+    Part("judges_networks", "cutouts", VIT, _judged_vit, MEASURES, "judged", 100, 448, chunk=2),
     Part("ablation", "cutouts", CNN, _msg_cam_ablation, CURVES, "ablation", -100, 1792),
     Part("ablation", "cutouts", CNN, lambda: window_ablation("grad_cam"), BOTH, "window_ablation", -100, 1792),
     Part("ablation", "cutouts", VIT, lambda: window_ablation("transformer_attribution"), BOTH, "window_ablation",
