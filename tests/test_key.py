@@ -221,6 +221,23 @@ def test_what_changes_no_number_is_not(written, old, new):
     assert key.describe(written().method) == key.describe(written(old, new).method)
 
 
+def test_a_file_that_a_method_names_counts_by_what_is_in_it(tmp_path):
+    """Weights that are trained anew, under the same name."""
+    file = tmp_path / "weights"
+
+    def method(clf, images, classes=None):
+        return file.read_bytes()
+
+    absent = key.describe(method)
+    file.write_bytes(b"first")
+    first, given = key.describe(method), key.describe(functools.partial(method, file))
+    file.write_bytes(b"second")
+    assert len({str(told) for told in (absent, first, key.describe(method))}) == 3
+    assert key.describe(functools.partial(method, file)) != given
+    file.write_bytes(b"first")
+    assert key.describe(method) == first
+
+
 def test_what_a_method_notes_is_not(written):
     mine = written()
     before = key.describe(mine.method)

@@ -41,7 +41,8 @@ SMALL = {  # settings for images of 48 pixels
     "sig_cam": {"steps": 1, "samples": 3, "cells": 6},
 }
 METHODS = {n: partial(m, **SMALL.get(n, {})) for n, m in peers.METHODS.items()}
-ELSEWHERE = {"cam", "legrad"}  # they want one linear layer behind global pooling, or a Transformer
+# They want one linear layer behind global pooling, a Transformer, or the network whose masks were learnt.
+ELSEWHERE = {"cam", "legrad", "real_time"}
 
 
 def classifier(family=networks.Plain, dtype=torch.float32, seed=2):

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import thesis_lib as tl
+from thesis_lib.data.models import vgg19_cutouts
 from thesis_lib.metrics import (
     boundary_distance,
     effective_resolution,
@@ -22,6 +23,7 @@ from thesis_lib.metrics import (
     mean_over_classes,
     similarity,
 )
+from thesis_lib.peers import real_time
 
 NAN = float("nan")
 H, W = 48, 56  # above the blur's 25 pixels
@@ -37,6 +39,7 @@ CNN, VIT = classifier(), tl.Classifier(networks.vit(size=32))
 POOLED = tl.Classifier(
     nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 7)), "1"
 )
+MASKED = tl.Classifier(vgg19_cutouts(classes=7), name="vgg19_cutouts")
 METHODS = {**tl.METHODS, **tl.peers.METHODS}
 PEERS = set(tl.peers.METHODS)
 # Every method once more under windows and under SESS: the same must hold there.
@@ -48,9 +51,15 @@ WINDOWED = {
 
 
 def network_of(name):
-    if name == "cam":
-        return POOLED
+    if name in ("cam", "real_time"):
+        return POOLED if name == "cam" else MASKED
     return VIT if getattr(METHODS.get(name), "family", "") == "transformer" else CNN
+
+
+@pytest.fixture(autouse=True)
+def masks_of_seven_classes(monkeypatch):
+    """The trained masking network knows 51."""
+    monkeypatch.setattr(real_time, "_trained", lambda device: real_time.Masking(7).eval())
 
 
 @cache

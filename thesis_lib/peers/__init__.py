@@ -3,7 +3,7 @@
 Captum, TorchCAM, pytorch-grad-cam and PAIR's saliency come with the extra `.[peers]`; each has its
 file here, from_NAME.py, and is imported when a method of its is made or called. What no library has stands
 beside them in a few lines: RISE, excitation backpropagation, Relevance-CAM, extremal perturbation, SIGCAM,
-Opti-CAM, LeGrad. Most are works that the thesis cites; the others, whose entries have `thesis=False`, are relatives
+Opti-CAM, LeGrad, and real-time saliency, whose network `thesis_lib.training.masking` trained. Most are works that the thesis cites; the others, whose entries have `thesis=False`, are relatives
 of its methods that came after them or that it does not name.
 
     maps = tl.peers.METHODS["integrated_gradients"](clf, images)      # (N, H, W) in [0, 1]
@@ -28,7 +28,7 @@ from thesis_lib.peers.counting import passes
 # Each file registers its methods. Within a family this is the gallery's order.
 for _file in (
     "from_captum", "excitation", "from_torchcam", "from_pytorch_grad_cam", "opti_cam", "sig_cam", "legrad", "rise",
-    "extremal", "from_saliency",
+    "extremal", "from_saliency", "real_time",
 ):  # fmt: skip
     importlib.import_module(f"thesis_lib.peers.{_file}")
 

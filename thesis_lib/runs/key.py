@@ -377,7 +377,9 @@ def describe(value: Any, behind: list | None = None, _around: tuple = ()) -> Any
     if inspect.isroutine(value) or inspect.isclass(value):
         return _describe_code(value, behind, inner)
     if isinstance(value, PurePath):  # constants with the folder of a checkout are not to tell it
-        return str(value) if behind is None else value.name
+        name = str(value) if behind is None else value.name
+        # A file that code names is read by it, as weights are: what is in it counts.
+        return [name, sha256([value.read_bytes()])] if isinstance(value, Path) and value.is_file() else name
     kind = type(value)
     if not _library(kind.__module__) and kind.__module__ != "builtins" and hasattr(value, "__dict__"):
         return [_describe_code(kind, behind, inner), inner(vars(value))]

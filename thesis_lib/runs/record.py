@@ -39,6 +39,7 @@ from thesis_lib.metrics.known import known_maps
 from thesis_lib.metrics.measure import measure
 from thesis_lib.metrics.sanity import sanity_layers
 from thesis_lib.peers import METHODS as PEERS
+from thesis_lib.peers import real_time
 from thesis_lib.runs import files, key
 from thesis_lib.runs.agree import disagreements, on_an_edge, shaken
 from thesis_lib.runs.evaluate import evaluate
@@ -216,13 +217,15 @@ def _vit_readings():
 SIGNED = ("integrated_gradients", "deeplift", "lrp")  # whose attributions have a sign, so two readings
 
 
-def gallery() -> dict[str, Callable]:
+def gallery(network: str = real_time.CLASSIFIER) -> dict[str, Callable]:
     """Chapter 1's methods on VGG: the seven, other libraries', and some with another setting.
 
-    Without CAM, which asks for one linear layer behind global pooling.
+    Without CAM, which asks for one linear layer behind global pooling; and, on a network other than the one whose
+    masks were learnt, without real-time saliency.
     """
+    without = {"cam"} if network == real_time.CLASSIFIER else {"cam", "real_time"}
     methods = _bare("convolutional") | {
-        n: m for n, m in PEERS.items() if n != "cam" and m.family != "transformer"
+        n: m for n, m in PEERS.items() if n not in without and m.family != "transformer"
     }
     methods["smoothgrad noise=0.02"] = partial(methods["smoothgrad"], noise=0.02)
     return methods | {f"{n} reading=positive": partial(methods[n], reading="positive") for n in SIGNED}
