@@ -13,28 +13,22 @@ VARIANTS = ("enhanced", "mean", "SESS")  # beside the bare method, as `thesis_li
 
 
 def readable(table: pd.DataFrame, values: Sequence[str]) -> pd.DataFrame:
-    """A `report.variants_table` as text: one row for each (method, variant), some columns for each value.
+    """A `report.variants_table` as text: one row for each (measure, method, variant), narrow enough for a page.
 
     Differences are to the bare method; * marks those that `report.is_clear`.
 
     >>> from thesis_lib.pages.variants import readable
-    >>> table = report.variants_table(in_windows, ["overall"])
-    >>> list(readable(table, ["overall"])["over-all"])[:2]
-    ['mean, n = 8', 'difference']
+    >>> found = readable(report.variants_table(in_windows, ["overall"]), ["overall"])
+    >>> list(found)[:3], found.index[0][0]
+    (['n', 'mean [95 %]', 'difference [95 %]'], 'over-all')
     """
-    columns: dict = {}
+    parts = {}
     for value in values:
         column, part = METRICS.columns[value], table.loc[value]
         text = report.readable(part, scale=column.scale, digits=1)
-        clear = report.is_clear(part).map({True: " *", False: ""})
-        named = {
-            f"mean, n = {part['n'].iloc[0]}": text.pop("mean [95 %]"),
-            "difference": text.pop("difference [95 %]") + clear,
-        }
-        columns |= {(column.title, k): v for k, v in (named | dict(text.drop(columns="n"))).items()}
-    found = pd.DataFrame(columns)
-    found["thesis", ""] = "none"
-    return found.rename(index=plots.name, level="method")
+        text["difference [95 %]"] += report.is_clear(part).map({True: " *", False: ""})
+        parts[column.title] = text.assign(thesis="none")
+    return pd.concat(parts, names=["measure"]).rename(index=plots.name, level="method")
 
 
 def forests(tables: dict[str, pd.DataFrame], values: Sequence[str]) -> Figure:
