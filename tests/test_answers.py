@@ -4,7 +4,7 @@ Where one fails after new rows, the page's first cell is to be written anew.
 """
 
 import thesis_lib as tl
-from thesis_lib.pages import report
+from thesis_lib.pages import judges, report
 
 SEVEN = list(tl.METHODS.convolutional)
 
@@ -47,3 +47,21 @@ def test_bare_maps_hit_nearly_always_already_but_grad_cams_on_the_transformer():
         if network.startswith("vit"):
             assert hits.pop("grad_cam") < 70
         assert len(hits) > 1 and (hits > 90).all()
+
+
+def test_ablation_what_is_clearly_worse_and_what_is_the_same():
+    rows = tl.recorded("cutouts", "vgg19_cutouts", "ablation")
+    found = report.paired_table(rows, "overall", reference="default")
+    clear = report.is_clear(found)
+    assert set(clear[clear].index) == {"groups = 1", "theta = 90"}
+    assert (found.loc[clear, "difference"] < 0).all()
+    same = found.loc[["N = 4", "groups = 64"]]
+    assert (same["difference_low"] > -0.01).all() and (same["difference_high"] < 0.01).all()
+
+
+def test_judges_the_blurred_canvas_hears_black_and_noise_do_not():
+    verdicts = judges.judged(tl.recorded("cutouts", "vgg19_cutouts", "judged"))["verdict"]
+    for measure in ("insertion_blurred", "deletion_blurred", "overall_blurred", "points_1", "points_100"):
+        assert verdicts[measure] == "hears"
+    for measure in ("overall_black", "overall_noise", "insertion_noise", "insertion_black"):
+        assert verdicts[measure] != "hears"
