@@ -63,5 +63,6 @@ def test_judges_the_blurred_canvas_hears_black_and_noise_do_not():
     verdicts = judges.judged(tl.recorded("cutouts", "vgg19_cutouts", "judged"))["verdict"]
     for measure in ("insertion_blurred", "deletion_blurred", "overall_blurred", "points_1", "points_100"):
         assert verdicts[measure] == "hears"
-    for measure in ("overall_black", "overall_noise", "insertion_noise", "insertion_black"):
+    assert verdicts["deletion_black"] == "hears"
+    for measure in ("overall_black", "insertion_black", "overall_noise", "insertion_noise", "deletion_noise"):
         assert verdicts[measure] != "hears"
