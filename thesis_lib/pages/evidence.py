@@ -441,10 +441,10 @@ CORRELATIONS = {
 
 @functools.lru_cache
 def _correlations(table, value, method):
-    labels = _rivals(method, ())
+    plan = planned(table)  # without a method that it measures on fewer pictures
+    labels = [m for m in _rivals(method, ()) if plan.get(method, set()) <= plan.get(m, set())]
     rows = _known(whole(table, labels), value)
-    wide = rows.pivot_table(index="id", columns="method", values=value, aggfunc="mean")
-    wide = wide.dropna(axis=1)  # without a method that the plan measures on fewer pictures
+    wide = rows.pivot_table(index="id", columns="method", values=value, aggfunc="mean").dropna()
     p = rows.groupby("id")["probability"].mean().loc[wide.index].to_numpy()
     lead = (wide[method] - wide.drop(columns=method).mean(axis=1)).to_numpy()
     x = {"spread": wide.std(axis=1).to_numpy(), "lead": lead, "relative lead": lead / p}

@@ -1,6 +1,6 @@
 """The masking network of real-time saliency: how it was trained, on the features of `vgg19_cutouts`.
 
-python -m thesis_lib.training.masking    # 6 minutes on one core
+python -m thesis_lib.training.masking    # 8 minutes on one core
 """
 
 import argparse
@@ -31,8 +31,7 @@ OTHERS = (
 )
 PICTURES = 5100
 TERMS = ("uneven", "small", "kept", "gone")
-SCHEDULE = ((128, 2),)  # epochs at which size
-COSINE = 5  # epochs that the rate would take to come down to zero
+SCHEDULE = ((128, 5),)  # epochs at which size
 
 
 def alternatives(images: Tensor) -> Tensor:
@@ -105,7 +104,7 @@ def train_masking(
         clf: a classifier that has `STAGES`, with softmax.
         pixels: (M, 3, H, W) uint8. labels: (M, C) bool, one True a row.
         schedule: (side in pixels, epochs), one after the other.
-        batch, rate: of AdamW; the rate follows the beginning of a cosine (`COSINE`).
+        batch, rate: of AdamW; the rate follows a cosine down to zero.
         checkpoint: a file that is written after every epoch; if it is there, training goes on from it, to the same
             weights.
 
@@ -120,7 +119,7 @@ def train_masking(
     network, sizes = Masking(labels.shape[1]).to(clf.device), [s for s, n in schedule for _ in range(n)]
     optimiser: Any = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4)
     steps = len(pixels) // batch
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps * COSINE)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps * len(sizes))
     keep: dict[str, Any] = {"network": network, "optimiser": optimiser, "schedule": cosine}
     settings = {
         "sizes": sizes,
