@@ -208,7 +208,7 @@ def test_a_figure_is_enlarged_by_click_and_by_key(browser, site, name):
         opens()
         assert large.bounding_box()["width"] > 1.2 * small["width"]
         page.keyboard.press("Escape")
-        assert not large.is_visible()
+        large.wait_for(state="hidden", timeout=5000)
         page.locator("button.enlarge").first.focus()
     page.close()
 

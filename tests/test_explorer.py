@@ -28,7 +28,9 @@ def test_a_file_says_what_the_rows_say(name):
     for label in tl.METHODS.convolutional:
         shown, row = data["methods"][label], ROWS.set_index(["id", "method"]).loc[name, label]
         for curve in ("insertion", "deletion"):
-            assert np.abs(np.array(shown[curve]) - np.array(row[curve], float)).max() < 6e-4
+            assert (
+                np.abs(np.array(shown[curve]) - np.array(row[curve], float)).max() < 6e-3
+            )  # rows have hundredths
         for score in tl.METRICS["insertion_deletion"].better:
             assert abs(shown[score] - row[score]) < 1e-4
     for shown in data["methods"].values():

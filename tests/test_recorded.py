@@ -59,9 +59,9 @@ def test_a_table_is_whole(name):
     ("name", "part"), PARTS, ids=lambda x: "/".join(x) if isinstance(x, tuple) and len(x) == 3 else ""
 )
 def test_some_rows_come_out_again(name, part):
-    """Two rows of at most 1,000 passes, other ones for each commit, on whatever machine this is."""
+    """Two rows of at most 1,200 passes, other ones for each commit, on whatever machine this is."""
     rng = random.Random(f"{commit()} {name} {part.name}")
-    found = verify.check(part, tl.recorded(*name), rng, seconds=0, most=1000, fewest=2)
+    found = verify.check(part, tl.recorded(*name), rng, seconds=0, most=1200, fewest=2)
     assert found["rows"] >= 2
     assert found["agree"] + found["edge"] == found["rows"], "\n".join(found["lines"])
 
@@ -92,7 +92,7 @@ def test_disagreements_know_curves_gaps_and_missing_rows():
     }
     old = pd.DataFrame([row])
     assert disagreements(old, old, ["insertion_deletion"]).empty
-    for column, value in (("insertion", [0.1, 0.21]), ("overall", 0.304), ("overall", np.nan)):
+    for column, value in (("insertion", [0.1, 0.23]), ("overall", 0.304), ("overall", np.nan)):
         new = old.assign(**{column: [value]})
         assert disagreements(old, new, ["insertion_deletion"])["column"].tolist() == [column]
     assert disagreements(old, old.assign(tied=9), ["insertion_deletion"]).empty  # no tolerance: not compared
