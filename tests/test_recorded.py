@@ -59,9 +59,9 @@ def test_a_table_is_whole(name):
     ("name", "part"), PARTS, ids=lambda x: "/".join(x) if isinstance(x, tuple) and len(x) == 3 else ""
 )
 def test_some_rows_come_out_again(name, part):
-    """Two rows of at most 1,200 passes, other ones for each commit, on whatever machine this is."""
+    """Two rows of at most 1,500 passes, other ones for each commit, on whatever machine this is."""
     rng = random.Random(f"{commit()} {name} {part.name}")
-    found = verify.check(part, tl.recorded(*name), rng, seconds=0, most=1200, fewest=2)
+    found = verify.check(part, tl.recorded(*name), rng, seconds=0, most=1500, fewest=2)
     assert found["rows"] >= 2
     assert found["agree"] + found["edge"] == found["rows"], "\n".join(found["lines"])
 

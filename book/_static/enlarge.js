@@ -5,6 +5,9 @@ document.addEventListener("DOMContentLoaded", () => {
   const dialog = document.createElement("dialog");
   dialog.className = "enlarged";
   dialog.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") dialog.close(); // which the theme keeps to itself, for its search
+  });
   document.body.append(dialog);
   for (const picture of pictures) {
     if (picture.closest("a")) continue; // it leads elsewhere
