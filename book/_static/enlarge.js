@@ -4,6 +4,7 @@ document.addEventListener("DOMContentLoaded", () => {
   if (!pictures.length) return;
   const dialog = document.createElement("dialog");
   dialog.className = "enlarged";
+  dialog.setAttribute("aria-label", "Enlarged figure; Escape closes it");
   dialog.addEventListener("click", () => dialog.close());
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "Escape") dialog.close(); // which the theme keeps to itself, for its search
@@ -15,7 +16,6 @@ document.addEventListener("DOMContentLoaded", () => {
       const large = new Image();
       large.src = picture.src;
       large.alt = picture.alt;
-      dialog.setAttribute("aria-label", "Enlarged figure; Escape closes it");
       dialog.replaceChildren(large);
       dialog.showModal();
     };

@@ -63,8 +63,7 @@ class Opening(SphinxTransform):
             cell.remove(output)
             name = f"opening-{number}"  # by which a figure finds its code, see figure_source.js
             cell["classes"].append(name)
-            moved = nodes.container("", output, classes=["cell", name], nb_element="cell_code")
-            shown.append(moved)
+            shown.append(nodes.container("", output, classes=["cell", name], nb_element="cell_code"))
         first[:] = self._behind_the_answer(first.children, shown)
         for section in self.document.findall(nodes.section):
             join(section)
